@@ -1,0 +1,3 @@
+"""The package behind the course's notebooks: data, augmentation, models, schedules, training, plots."""
+
+__version__ = "0.1.0"
