@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from helpers.recipes import Recipe
+
 
 def conv_bn_relu(in_channels: int, out_channels: int, *, pool: bool = False) -> nn.Sequential:
     """3x3 convolution (stride 1, padding 1), 2x2 max-pooling if asked for, BatchNorm, ReLU.
@@ -58,3 +60,8 @@ class CustomResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(self.prep(x))))
         return self.fc(self.pool(x).flatten(1)) * self.logit_scale
+
+
+def make_model(recipe: Recipe, num_classes: int) -> nn.Module:
+    """The recipe's network with freshly drawn weights."""
+    return {"custom_resnet": CustomResNet}[recipe.model](num_classes, **recipe.model_options)

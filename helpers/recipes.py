@@ -7,6 +7,7 @@ recipe, add one to `RECIPES`. Nothing here imports torch, so that mistakes are f
 import ast
 import dataclasses
 import difflib
+import json
 from dataclasses import dataclass, field
 
 from helpers.errors import CourseError
@@ -47,7 +48,44 @@ class Recipe:
     loss: str = "cross_entropy"  # or "cross_entropy_of_softmax", see helpers.training
     label_smoothing: float = 0.0
     ema_decay: float = 0.0  # per step; above 0 the averaged weights are evaluated and kept
+    validation_images: int = 0  # held out of the training set, evenly over the classes
+    select: str = "last"  # the epoch that is reported: the "last", or the best by "val_acc" or "test_acc"
     target: float = 0.0  # the test accuracy, in percent, that the assignment asks for
+
+    def __post_init__(self):
+        """Raises CourseError for values that cannot be trained with."""
+        problems = (
+            (self.epochs < 1, f"epochs has to be 1 or more, not {self.epochs}"),
+            (self.batch_size < 1, f"batch_size has to be 1 or more, not {self.batch_size}"),
+            (self.validation_images < 0, f"validation_images cannot be negative, not {self.validation_images}"),
+            (not 0 <= self.ema_decay < 1, f"ema_decay has to be in [0, 1), not {self.ema_decay}"),
+            (not 0 <= self.label_smoothing < 1, f"label_smoothing has to be in [0, 1), not {self.label_smoothing}"),
+            (not 0 <= self.momentum < 1, f"momentum has to be in [0, 1), not {self.momentum}"),
+            (self.weight_decay < 0, f"weight_decay cannot be negative, not {self.weight_decay}"),
+            (
+                self.select == "val_acc" and not self.validation_images,
+                "select=val_acc needs validation_images above 0",
+            ),
+            (
+                not 0 < self.schedule.lr_min < self.schedule.lr_max,
+                f"lr_min has to be above 0 and below lr_max, not {self.schedule.lr_min:g} with "
+                f"lr_max {self.schedule.lr_max:g}",
+            ),
+            (
+                not 0 < self.schedule.peak_epoch < self.epochs,
+                f"peak_epoch has to be above 0 and before the last epoch, {self.epochs}, "
+                f"not {self.schedule.peak_epoch:g}",
+            ),
+        )
+        for wrong, sentence in problems:
+            if wrong:
+                raise CourseError(f"The recipe {self.name} cannot be trained: {sentence}.")
+        for key, allowed in CHOICES.items():
+            for part in (self, self.schedule):
+                if getattr(part, key, allowed[0]) not in allowed:
+                    raise CourseError(
+                        f"The recipe {self.name} has {key}={getattr(part, key)!r}: choose one of {', '.join(allowed)}."
+                    )
 
 
 def _pad_crop(border_mode: str, **fill) -> tuple:
@@ -60,6 +98,15 @@ def _cutout(size: int, p: float = 1.0) -> tuple:
     hole = {"hole_height_range": (size, size), "hole_width_range": (size, size)}
     return "CoarseDropout", {"num_holes_range": (1, 1), **hole, "fill": "mean", "p": p}
 
+
+CHOICES = {
+    "model": ("custom_resnet",),
+    "optimizer": ("SGD", "Adam"),
+    "loss": ("cross_entropy", "cross_entropy_of_softmax"),
+    "select": ("last", "val_acc", "test_acc"),
+    "anneal": ("linear", "cos"),
+    "step": ("batch", "epoch"),
+}
 
 RECIPES = {
     recipe.name: recipe
@@ -78,7 +125,7 @@ RECIPES = {
             momentum=0.9,
             nesterov=True,
             weight_decay=5e-4,
-            schedule=OneCycle(lr_max=0.4, lr_min=0.004, peak_epoch=5),
+            schedule=OneCycle(lr_max=0.4, lr_min=0.002, peak_epoch=5)  
             label_smoothing=0.1,
             ema_decay=0.99,
             target=90.0,
@@ -138,3 +185,85 @@ def get_recipe(name: str) -> Recipe:
         return RECIPES[name]
     near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
     raise CourseError(f"There is no recipe {name!r}; did you mean {' or '.join(near)}?")
+
+
+def changed(recipe: Recipe, assignments: dict[str, object]) -> Recipe:
+    """The recipe with some values replaced, each by its name, those of the schedule and the model included.
+
+    Raises CourseError for an unknown name or a value of another type than the recipe's.
+    """
+    parts = {"": dataclasses.asdict(recipe), "schedule": vars(recipe.schedule), "model_options": recipe.model_options}
+    parts = {part: dict(values) for part, values in parts.items()}
+    fixed = {"name", "title", "schedule", "model_options", "augmentation"}
+    where = {key: part for part, values in parts.items() for key in values if key not in fixed}
+    for key, value in assignments.items():
+        if key not in where:
+            near = difflib.get_close_matches(key, where, n=3, cutoff=0.5) or sorted(where)
+            raise CourseError(f"The recipe {recipe.name} has no value {key!r}; did you mean {' or '.join(near)}?")
+        parts[where[key]][key] = _as_type_of(parts[where[key]][key], value, key)
+    top = parts[""] | {"schedule": dataclasses.replace(recipe.schedule, **parts["schedule"])}
+    return Recipe(**top | {"model_options": parts["model_options"], "augmentation": recipe.augmentation})
+
+
+def parse_assignments(texts: list[str]) -> dict[str, object]:
+    """`["lr_max=0.2", "loss=cross_entropy"]` as a dict; values are Python literals, or else words."""
+    assignments = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise CourseError(f"--set takes name=value, for instance lr_max=0.2, not {text!r}.")
+        try:
+            assignments[key.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            assignments[key.strip()] = value.strip()
+    return assignments
+
+
+def _as_type_of(old: object, new: object, key: str) -> object:
+    kinds = {bool: "True or False", int: "a whole number", float: "a number", str: "a word", type(None): "a number"}
+    kind = type(old)
+    if kind in (float, type(None)) and type(new) in (int, float) or kind is type(None) and new is None:
+        return None if new is None else float(new)
+    if type(new) is not kind:
+        raise CourseError(f"{key} has to be {kinds[kind]}, as in {key}={old}, not {new!r}.")
+    return new
+
+
+def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """The recipe over another number of epochs, its schedule stretched or squeezed to them."""
+    if type(epochs) is not int or epochs < 1:
+        raise CourseError(f"epochs has to be a whole number of 1 or more, not {epochs}.")
+    peak = recipe.schedule.peak_epoch * epochs / recipe.epochs
+    return dataclasses.replace(
+        recipe, epochs=epochs, schedule=dataclasses.replace(recipe.schedule, peak_epoch=peak)
+    )
+
+
+FAST = {"epochs": 3, "batch_size": 64}
+FAST_LIMIT = 768  # images
+
+
+def fast(recipe: Recipe) -> Recipe:
+    """A few steps, to see that everything works; to be used with FAST_LIMIT images. Never a result."""
+    return dataclasses.replace(with_epochs(recipe, FAST["epochs"]), batch_size=FAST["batch_size"])
+
+
+def differences(recipe: Recipe) -> list[str]:
+    """How the recipe differs from the one of its name, as "value=new (recipe: old)"."""
+    new, old = as_dict(recipe), as_dict(RECIPES[recipe.name])
+    return [f"{key}={new[key]} (recipe: {old[key]})" for key in new if new[key] != old[key]]
+
+
+def as_dict(recipe: Recipe) -> dict:
+    """The recipe as JSON types; the schedule's and the model's values by their own names."""
+    values = dataclasses.asdict(recipe)
+    values["augmentation"] = [[name, dict(arguments)] for name, arguments in recipe.augmentation]
+    return json.loads(json.dumps(values.pop("schedule") | values.pop("model_options") | values))
+
+
+def from_dict(values: dict) -> Recipe:
+    """The recipe that `as_dict` was given, on top of the one of its name."""
+    base = get_recipe(values["name"])
+    fixed = {"name", "title", "augmentation"}
+    recipe = changed(base, {key: value for key, value in values.items() if key not in fixed})
+    return dataclasses.replace(recipe, augmentation=tuple((n, a) for n, a in values["augmentation"]))

@@ -1,0 +1,125 @@
+"""Augmented, normalised batches: albumentations transforms with randomness that can be repeated.
+
+albumentations 2 draws from random states of its own, which every DataLoader worker inherits as a copy:
+all workers then draw the same "random" crops, in every epoch again. Here each batch carries a seed
+made from (run seed, epoch, batch), and its transforms are drawn from that. So batches differ from each
+other, and a rerun or a resumed run draws the same whatever the number of workers.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the package index at import
+
+import albumentations as A  # noqa: E402
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch.utils.data import DataLoader, Dataset, Sampler  # noqa: E402
+
+from helpers.data import Split  # noqa: E402
+from helpers.errors import CourseError  # noqa: E402
+
+cv2.setNumThreads(0)  # OpenCV's threads would fight the workers and torch for the cores
+
+
+def compose(augmentation: tuple, mean: np.ndarray) -> A.Compose:
+    """The albumentations pipeline of a recipe's (name, arguments) list, for uint8 RGB images.
+
+    In the arguments "mean" stands for the channel means, `mean` * 255 rounded, and a word that begins
+    with "BORDER_" for OpenCV's constant. Raises CourseError for an unknown name or argument.
+    """
+    words = {"mean": tuple(int(value) for value in np.round(mean * 255))}
+    transforms = []
+    for name, arguments in augmentation:
+        if not hasattr(A, name):
+            raise CourseError(f"albumentations has no transform {name!r}: see https://albumentations.ai/docs.")
+        given = {
+            key: getattr(cv2, value) if str(value).startswith("BORDER_") else words.get(str(value), value)
+            for key, value in arguments.items()
+        }
+        transforms.append(getattr(A, name)(**given))
+    try:
+        return A.Compose(transforms, strict=True)
+    except ValueError as error:
+        raise CourseError(f"The augmentation cannot be built: {error}") from error
+
+
+def augment(images: np.ndarray, pipeline: A.Compose, seed: int | tuple[int, ...]) -> np.ndarray:
+    """Images (N, H, W, 3) uint8, each transformed on its own; the same seed draws the same."""
+    state = np.random.SeedSequence(seed)
+    pipeline.set_random_state(np.random.default_rng(state), random.Random(int(state.generate_state(1)[0])))
+    return np.stack([pipeline(image=image)["image"] for image in images])
+
+
+def normalise(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> torch.Tensor:
+    """uint8 (N, H, W, 3) -> float32 (N, 3, H, W), zero mean and unit variance a channel, channels last."""
+    scale = torch.from_numpy(1 / (255 * std)).float().view(3, 1, 1)
+    shift = torch.from_numpy(mean / std).float().view(3, 1, 1)
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().mul_(scale).sub_(shift)
+
+
+def denormalise(images: torch.Tensor, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """The uint8 (N, H, W, 3) images that `normalise` was given."""
+    scale, shift = (torch.from_numpy(values).float().view(3, 1, 1) for values in (std, mean))
+    pixels = (images.cpu().float() * scale + shift) * 255
+    return pixels.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+
+class BatchOrder(Sampler):
+    """Yields (indices, seed) of each batch of an epoch: shuffled by (seed, epoch), or in order without a seed.
+
+    Every epoch holds every image once; its last batch is the smaller rest.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int | None):
+        self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
+        order = np.arange(self.count)
+        seed = () if self.seed is None else (self.seed, self.epoch)
+        if seed:
+            order = np.random.default_rng(seed).permutation(self.count)
+        for batch in range(len(self)):
+            yield order[batch * self.batch_size : (batch + 1) * self.batch_size], (*seed, batch)
+
+
+class Batches(Dataset):
+    """A data set whose items are whole batches: (images float32 (B, 3, H, W), labels int64 (B,))."""
+
+    def __init__(self, split: Split, mean: np.ndarray, std: np.ndarray, augmentation: tuple = ()):
+        self.split, self.mean, self.std = split, mean, std
+        self.pipeline = compose(augmentation, mean) if augmentation else None
+
+    def __getitem__(self, key: tuple[np.ndarray, tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
+        indices, seed = key
+        images, labels = self.split.images[indices], self.split.labels[indices]
+        if self.pipeline:
+            images = augment(images, self.pipeline, seed)
+        return normalise(images, self.mean, self.std), torch.from_numpy(labels)
+
+
+def make_loader(
+    split: Split,
+    mean: np.ndarray,
+    std: np.ndarray,
+    batch_size: int,
+    *,
+    augmentation: tuple = (),
+    seed: int | None = None,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """Batches of `split`, shuffled if there is a `seed`. Set `loader.sampler.epoch` before each epoch."""
+    return DataLoader(
+        Batches(split, mean, std, augmentation),
+        sampler=BatchOrder(len(split), batch_size, seed),
+        batch_size=None,  # the items are batches already
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+    )

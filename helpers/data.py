@@ -1,0 +1,308 @@
+"""Image data as uint8 arrays: the official CIFAR-10, a folder of images, or synthetic pictures.
+
+Images are decoded once, put into an order that does not depend on where they came from, and cached
+beside their source, so that a second start takes a moment and the official archive and a folder of
+the same pictures give the same training.
+"""
+
+import hashlib
+import os
+import sys
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from helpers.errors import CourseError
+from helpers.settings import REPOSITORY
+
+SIZE = 32  # pixels: the networks of the course are made for 32x32 images
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+SYNTHETIC_COUNTS = {"train": 10_000, "test": 2_000}
+CACHE_FORMAT = "1"  # raise it when what is cached changes
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (N, 32, 32, 3) uint8 RGB, and their labels (N,) int64."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices: np.ndarray) -> "Split":
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set. `mean` and `std` are the (3,) channel statistics of all training pixels / 255."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    mean: np.ndarray
+    std: np.ndarray
+    fingerprint: str  # the same for the same labelled pictures, wherever they came from
+    notes: tuple[str, ...] = ()  # what a reader has to know: synthetic, resized, shortened
+
+    def describe(self) -> dict:
+        """What a run records of its data, as JSON types."""
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "train_images": len(self.train),
+            "test_images": len(self.test),
+            "mean": [round(float(value), 6) for value in self.mean],
+            "std": [round(float(value), 6) for value in self.std],
+            "fingerprint": self.fingerprint,
+            "notes": list(self.notes),
+        }
+
+
+def load_data(source: str = "cifar10", *, limit: int | None = None) -> Data:
+    """Load `cifar10`, `synthetic` or the folder at the path `source`.
+
+    `limit` keeps that many training images at most, and that many test images, evenly over the
+    classes; the normalisation is then that of the kept images. Raises CourseError.
+    """
+    if source == "cifar10":
+        data = _load_cifar10(REPOSITORY / "data")
+    elif source == "synthetic":
+        data = _load_synthetic()
+    else:
+        folder = Path(source).expanduser()
+        if not folder.exists() and (REPOSITORY / folder).exists():
+            folder = REPOSITORY / folder  # notebooks run in notebooks/
+        data = _load_folder(folder)
+    if limit is None or limit >= max(len(data.train), len(data.test)):
+        return data
+    return _limited(data, limit)
+
+
+def stratified_split(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of `count` images drawn evenly over the classes, and of the rest; each sorted.
+
+    Class k gets its share of `count`, rounded so that the shares add up. The same seed draws the same.
+    """
+    rng = np.random.default_rng(seed)
+    members = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    bounds = np.round(np.cumsum([0] + [len(m) for m in members]) * count / len(labels)).astype(int)
+    drawn = np.sort(np.concatenate([m[:k] for m, k in zip(members, np.diff(bounds), strict=True)]))
+    return drawn, np.setdiff1d(np.arange(len(labels)), drawn)
+
+
+def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (3,) over all pixels / 255, exact: from each channel's histogram."""
+    counts = np.stack([np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(3)])
+    values = np.arange(256) / 255
+    total = counts.sum(axis=1)
+    mean = counts @ values / total
+    return mean, np.sqrt(counts @ values**2 / total - mean**2)
+
+
+def _limited(data: Data, limit: int) -> Data:
+    if limit < len(data.classes):
+        raise CourseError(f"--limit {limit} leaves classes empty: it has to be {len(data.classes)} or more.")
+    train, test = (
+        split[stratified_split(split.labels, min(limit, len(split)), seed=0)[0]]
+        for split in (data.train, data.test)
+    )
+    mean, std = channel_statistics(train.images)
+    note = f"limited to {len(train):,} training and {len(test):,} test images"
+    return replace(
+        data,
+        train=train,
+        test=test,
+        mean=mean,
+        std=std,
+        fingerprint=_fingerprint(data.classes, train, test),
+        notes=(*data.notes, note),
+    )
+
+
+def _digests(split: Split) -> list[bytes]:
+    return [
+        hashlib.blake2b(image, digest_size=16, salt=int(label).to_bytes(8, "little")).digest()
+        for image, label in zip(split.images, split.labels, strict=True)
+    ]
+
+
+def _fingerprint(classes: tuple[str, ...], *splits: Split) -> str:
+    """16 hex digits of a SHA-256 over the class names and the sorted digests of each split's images."""
+    total = hashlib.sha256("\0".join(classes).encode())
+    for split in splits:
+        total.update(b"".join(sorted(_digests(split))))
+    return total.hexdigest()[:16]
+
+
+def _prepare(classes: tuple[str, ...], train: Split, test: Split, notes: tuple[str, ...]) -> dict:
+    """Everything of a Data but its name, as arrays to cache; images in the order of their digests."""
+    train, test = (
+        split[np.array(sorted(range(len(split)), key=_digests(split).__getitem__))] for split in (train, test)
+    )
+    mean, std = channel_statistics(train.images)
+    return {
+        "classes": np.array(classes),
+        "train_images": train.images,
+        "train_labels": train.labels,
+        "test_images": test.images,
+        "test_labels": test.labels,
+        "mean": mean,
+        "std": std,
+        "fingerprint": np.array(_fingerprint(classes, train, test)),
+        "notes": np.array(notes, dtype=str),
+    }
+
+
+def _cached(path: Path, stamp: str, build: Callable[[], dict], name: str) -> Data:
+    """The data cached at `path` if it was made from the same `stamp`, otherwise built and cached."""
+    stamp = f"{CACHE_FORMAT} {stamp}"
+    try:
+        with np.load(path, allow_pickle=False) as cache:
+            arrays = dict(cache) if str(cache["stamp"]) == stamp else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        arrays = None  # no cache yet, or a damaged one: it is only a copy
+    if arrays is None:
+        arrays = build()
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, stamp=np.array(stamp), **arrays)
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            print(f"The decoded images are not cached ({error}); the next start decodes again.", file=sys.stderr)
+    return Data(
+        name=name,
+        classes=tuple(map(str, arrays["classes"])),
+        train=Split(arrays["train_images"], arrays["train_labels"]),
+        test=Split(arrays["test_images"], arrays["test_labels"]),
+        mean=arrays["mean"],
+        std=arrays["std"],
+        fingerprint=str(arrays["fingerprint"]),
+        notes=tuple(map(str, arrays["notes"])),
+    )
+
+
+def _load_synthetic() -> Data:
+    from helpers import synthetic
+
+    train = Split(*synthetic.draw(SYNTHETIC_COUNTS["train"], seed=0))
+    test = Split(*synthetic.draw(SYNTHETIC_COUNTS["test"], seed=1))
+    mean, std = channel_statistics(train.images)
+    fingerprint = _fingerprint(synthetic.CLASSES, train, test)
+    notes = ("synthetic pictures, not CIFAR-10",)
+    return Data("synthetic", synthetic.CLASSES, train, test, mean, std, fingerprint, notes)
+
+
+def _load_cifar10(root: Path) -> Data:
+    """The official archive, downloaded by torchvision, which checks its MD5 before anything is unpickled."""
+    return _cached(root / "cifar10.npz", "cifar-10-python", lambda: _decode_cifar10(root), "cifar10")
+
+
+def _decode_cifar10(root: Path) -> dict:
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    archive = root / CIFAR10.filename
+    by_hand = f"download {CIFAR10_URL} by hand (MD5 {CIFAR10.tgz_md5}), put it at {archive}, and run this again"
+    if archive.exists() and not check_integrity(str(archive), CIFAR10.tgz_md5):
+        raise CourseError(f"{archive} is truncated or damaged (its MD5 is wrong): delete it, then {by_hand}.")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        train, test = (CIFAR10(str(root), train=train, download=True) for train in (True, False))
+    except (OSError, RuntimeError) as error:  # URLError is an OSError
+        raise CourseError(
+            f"CIFAR-10 could not be downloaded ({error}): {by_hand}; or use --data synthetic, or a folder of images."
+        ) from error
+    splits = (Split(part.data, np.array(part.targets, dtype=np.int64)) for part in (train, test))
+    return _prepare(tuple(train.classes), *splits, notes=())
+
+
+def _load_folder(folder: Path) -> Data:
+    """`folder/train/<class>/*` and `folder/test/<class>/*`; a class's label is its place in sorted order."""
+    if not folder.is_dir():
+        raise CourseError(
+            f"There is no data folder {folder}: give `cifar10`, `synthetic`, or a folder that holds "
+            "train/<class>/* and test/<class>/* images."
+        )
+    files = {part: _list_images(folder, part) for part in ("train", "test")}
+    if files["train"].keys() != files["test"].keys():
+        only = {part: sorted(files[part].keys() - files[other].keys()) for part, other in _BOTH_WAYS}
+        listed = "; ".join(f"only in {part}/: {', '.join(names)}" for part, names in only.items() if names)
+        raise CourseError(f"{folder} has different classes in train/ and test/ ({listed}): make them the same.")
+    stamp = hashlib.sha256()
+    for part, classes in files.items():
+        for name, entries in classes.items():
+            for file, size, modified in entries:
+                stamp.update(f"{part}\0{name}\0{file}\0{size}\0{modified}\n".encode(errors="surrogateescape"))
+    return _cached(
+        folder / f".images-{SIZE}x{SIZE}.npz",
+        stamp.hexdigest(),
+        lambda: _decode_folder(folder, files),
+        folder.resolve().name,
+    )
+
+
+_BOTH_WAYS = (("train", "test"), ("test", "train"))
+
+
+def _list_images(folder: Path, part: str) -> dict[str, list[tuple[str, int, int]]]:
+    """{class: [(file name, bytes, modification time in ns)]} of `folder/part`, sorted."""
+    if not (folder / part).is_dir():
+        raise CourseError(f"{folder} has no {part}/ folder: it has to hold train/<class>/* and test/<class>/*.")
+    classes = {}
+    for directory in sorted((folder / part).iterdir()):
+        if not directory.is_dir() or directory.name.startswith("."):
+            continue
+        with os.scandir(directory) as entries:
+            images = [e for e in entries if Path(e.name).suffix.lower() in SUFFIXES and e.name[0] != "."]
+        if not images:
+            raise CourseError(f"The class folder {directory} holds no image: add some, or remove the folder.")
+        classes[directory.name] = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in images)
+    if len(classes) < 2:
+        raise CourseError(f"{folder / part} has {len(classes)} class folders: a classifier needs at least two.")
+    return classes
+
+
+def _decode(path: Path) -> tuple[np.ndarray, bool]:
+    """An image file as (32, 32, 3) uint8 RGB, and whether it had another size."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith("I"):  # 16-bit grey: convert() would clip instead of scale
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            image = ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise CourseError(f"The image {path} cannot be read ({error}): mend or remove it.") from error
+    resize = image.size != (SIZE, SIZE)
+    if resize:
+        image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BICUBIC)
+    return np.asarray(image), resize
+
+
+def _decode_folder(folder: Path, files: dict) -> dict:
+    from tqdm.auto import tqdm
+
+    splits, resized = [], 0
+    for part, classes in files.items():
+        paths = [folder / part / name / entry[0] for name, entries in classes.items() for entry in entries]
+        images = np.empty((len(paths), SIZE, SIZE, 3), dtype=np.uint8)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            decoded = pool.map(_decode, paths)
+            for i, (image, other_size) in enumerate(tqdm(decoded, f"Decoding {part}", len(paths), unit=" images")):
+                images[i] = image
+                resized += other_size
+        labels = np.repeat(np.arange(len(classes)), [len(entries) for entries in classes.values()])
+        splits.append(Split(images, labels))
+    notes = (f"{resized:,} images of other sizes were cropped and resized to {SIZE}x{SIZE}",) if resized else ()
+    return _prepare(tuple(files["train"]), *splits, notes=notes)

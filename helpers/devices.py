@@ -1,0 +1,49 @@
+"""What the machine at hand computes fastest with: device, precision, memory format."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Device:
+    """A torch device and the dtype of its autocast; float32 means no autocast."""
+
+    device: torch.device
+    dtype: torch.dtype
+    name: str
+
+    @property
+    def precision(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Loss scaling, which float16 gradients need; it passes through for the other dtypes."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+    def place(self, module: torch.nn.Module) -> torch.nn.Module:
+        """The module on the device, channels last: convolutions then read memory in order."""
+        return module.to(self.device, memory_format=torch.channels_last)
+
+
+def pick_device() -> Device:
+    """CUDA with bfloat16 (float16 before Ampere), or the CPU with bfloat16 where it multiplies in it.
+
+    Measured on two cores with AVX512-BF16, custom ResNet at batch 512: float32 71 images/s, channels
+    last 89, with bfloat16 168. Without such instructions bfloat16 is emulated, and slow.
+    """
+    if torch.cuda.is_available():
+        native_bf16 = torch.cuda.get_device_capability()[0] >= 8
+        return Device(
+            torch.device("cuda"), torch.bfloat16 if native_bf16 else torch.float16, torch.cuda.get_device_name()
+        )
+    cpu_info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    native_bf16 = "avx512_bf16" in cpu_info or "amx_bf16" in cpu_info
+    model = next((line.split(":")[1].strip() for line in cpu_info.splitlines() if "model name" in line), "CPU")
+    name = f"{model}, {torch.get_num_threads()} threads"
+    return Device(torch.device("cpu"), torch.bfloat16 if native_bf16 else torch.float32, name)

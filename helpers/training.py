@@ -1,0 +1,337 @@
+"""One training loop for every recipe: resumable, logged, and as fast as the device allows."""
+
+import json
+import math
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from helpers import runs
+from helpers.augmentation import make_loader
+from helpers.checkpoints import load_checkpoint, save_checkpoint, write_text
+from helpers.data import Data, stratified_split
+from helpers.devices import Device, pick_device
+from helpers.errors import CourseError
+from helpers.evaluation import LOSSES, confusion_matrix, loss_and_accuracy, predict, to_device
+from helpers.models import make_model
+from helpers.recipes import Recipe
+from helpers.schedules import make_scheduler, momentum_of
+
+EVALUATION_BATCH = 500
+
+
+def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """The recipe's optimizer over the model's parameters, at the schedule's lowest learning rate."""
+    options = {"lr": recipe.schedule.lr_min, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "SGD":
+        options |= {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
+    return getattr(torch.optim, recipe.optimizer)(model.parameters(), **options)
+
+
+def make_loaders(recipe: Recipe, data: Data, seed: int, device: Device) -> dict:
+    """Loaders of "train" (augmented, shuffled), "val" if the recipe holds images out, and "test"."""
+    if recipe.validation_images >= len(data.train):
+        raise CourseError(f"validation_images={recipe.validation_images} leaves none of {len(data.train)} to train on.")
+    val, train = stratified_split(data.train.labels, recipe.validation_images, seed=seed)
+    if recipe.batch_size > len(train):
+        raise CourseError(
+            f"batch_size={recipe.batch_size} is larger than the training set ({len(train)} images): "
+            "use more images or --set batch_size=..."
+        )
+    on_cuda = device.device.type == "cuda"
+    common = {"mean": data.mean, "std": data.std, "pin_memory": on_cuda}
+    loaders = {
+        "train": make_loader(
+            data.train[train],
+            batch_size=recipe.batch_size,
+            augmentation=recipe.augmentation,
+            seed=seed,
+            workers=2 if on_cuda and recipe.augmentation else 0,  # on the CPU the cores are busy anyway
+            **common,
+        )
+    }
+    if len(val):
+        loaders["val"] = make_loader(data.train[val], batch_size=EVALUATION_BATCH, **common)
+    return loaders | {"test": make_loader(data.test, batch_size=EVALUATION_BATCH, **common)}
+
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def random_states() -> dict:
+    """Every global random state that a training may draw from, in types that load with weights_only."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    return {
+        "python": list(random.getstate()[1]),
+        "numpy": [kind, keys.tolist(), position, has_gauss, gauss],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_states(states: dict) -> None:
+    random.setstate((3, tuple(states["python"]), None))
+    np.random.set_state(tuple(states["numpy"]))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def run_folder(folder: Path, recipe: Recipe, data: Data, seed: int) -> Path:
+    return Path(folder) / f"{recipe.name}-{data.name}-seed{seed}"
+
+
+def train(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, report: Callable[[str], None] = print) -> runs.Run:
+    """Train `recipe` on `data` in a run folder under `folder`; resume it, or load it if it is finished.
+
+    `report` gets the lines of the log. Raises CourseError for what the user can mend, among it a run
+    folder that holds another configuration and a loss that is no longer finite.
+    """
+    config = runs.configuration(recipe, data.describe(), seed)
+    device = pick_device()
+    loaders = make_loaders(recipe, data, seed, device)
+    seed_everything(seed)
+    training = _Training(recipe, len(data.classes), len(loaders["train"]), device)
+    folder = run_folder(folder, recipe, data, seed)
+    runs.open_folder(folder, config)
+    if (folder / "summary.json").exists():
+        report(f"{folder} is finished: loaded.")
+        return runs.load_run(folder)
+    if (folder / "last.pt").exists():
+        training.load_state_dict(load_checkpoint(folder / "last.pt"), folder / "last.pt")
+        report(f"Resuming {folder} after epoch {training.epoch} of {recipe.epochs}.")
+    log = _Log(folder / "train.log", training.log, report)
+    if training.epoch == 0:
+        log(f"Training {recipe.name} on {data.name}, seed {seed}: {len(loaders['train'].dataset.split):,} images")
+        for note in config["notes"]:
+            log(f"NOTE: {note}")
+
+    while training.epoch < recipe.epochs:
+        training.run_epoch(loaders, log)
+        save_checkpoint(folder / "last.pt", training.state_dict())
+        _write_tables(folder, training)
+        log.write()
+        if training.is_best():
+            save_checkpoint(folder / "best.pt", {"model": training.evaluated.state_dict(), "epoch": training.epoch})
+    _write_tables(folder, training)
+    return _finish(folder, config, training, loaders["test"], device, log)
+
+
+class _Log:
+    """Lines of the log: reported at once, written to the file when an epoch is saved."""
+
+    def __init__(self, path: Path, lines: list[str], report: Callable[[str], None]):
+        self.path, self.lines, self.report = path, lines, report
+
+    def __call__(self, line: str) -> None:
+        self.lines.append(line)
+        self.report(line)
+
+    def write(self) -> None:
+        write_text(self.path, "\n".join(self.lines) + "\n")
+
+
+class _Training:
+    """Everything that changes during a run, so that it can be saved and restored as one."""
+
+    def __init__(self, recipe: Recipe, classes: int, steps_per_epoch: int, device: Device):
+        self.recipe, self.device = recipe, device
+        self.model = device.place(make_model(recipe, classes))
+        self.ema = None
+        if recipe.ema_decay:
+            self.ema = AveragedModel(
+                self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
+            )
+        self.optimizer = make_optimizer(recipe, self.model)
+        self.scheduler = make_scheduler(recipe, self.optimizer, steps_per_epoch)
+        self.scaler = device.scaler()
+        self.epoch = 0
+        self.history: list[dict] = []
+        self.steps: list[dict] = []
+        self.log: list[str] = []
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network whose figures are reported: the averaged one if the recipe averages."""
+        return self.ema.module if self.ema else self.model
+
+    def state_dict(self) -> dict:
+        return {
+            "model": self.evaluated.state_dict(),
+            "trained_model": self.model.state_dict(),
+            "averaged_steps": self.ema.n_averaged if self.ema else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random_states": random_states(),
+            "recipe": self.recipe.name,
+            "epoch": self.epoch,
+            "history": self.history,
+            "steps": self.steps,
+            "log": self.log,
+        }
+
+    def load_state_dict(self, state: dict, path: Path) -> None:
+        try:
+            self.model.load_state_dict(state["trained_model"])
+            self.evaluated.load_state_dict(state["model"])
+            if self.ema:
+                self.ema.n_averaged.copy_(state["averaged_steps"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            self.scaler.load_state_dict(state["scaler"])
+            restore_random_states(state["random_states"])
+            self.epoch, self.history, self.steps = state["epoch"], state["history"], state["steps"]
+            self.log = state["log"]
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise CourseError(
+                f"{path} belongs to another network or version ({str(error).splitlines()[0]}): it was kept as it "
+                "is; move it away to train afresh."
+            ) from error
+
+    def run_epoch(self, loaders: dict, log: Callable[[str], None]) -> None:
+        """One epoch of training, then an evaluation of every other loader."""
+        started = time.perf_counter()
+        self.epoch += 1
+        log(f"EPOCH: {self.epoch}")
+        row = {"epoch": self.epoch, **self._train_epoch(loaders["train"])}
+        log(_line("Train", row["train_loss"], row.pop("correct"), row.pop("images")))
+        for name in ("val", "test"):
+            if name in loaders:
+                logits, labels = predict(self.evaluated, loaders[name], self.device)
+                loss, correct = loss_and_accuracy(logits, labels, self.recipe.loss)
+                row |= {f"{name}_loss": loss, f"{name}_acc": 100 * correct / len(labels)}
+                log(_line({"val": "Validation", "test": "Test"}[name], loss, correct, len(labels)))
+        self.history.append(row | {"seconds": time.perf_counter() - started})
+
+    def _train_epoch(self, loader: torch.utils.data.DataLoader) -> dict:
+        recipe, loss_function = self.recipe, LOSSES[self.recipe.loss]
+        loader.sampler.epoch = self.epoch
+        self.model.train()
+        # Sums stay on the device: reading them would make the host wait for every step.
+        loss_sum = torch.zeros((), device=self.device.device, dtype=torch.float64)
+        correct = torch.zeros((), device=self.device.device, dtype=torch.int64)
+        images_seen, read = 0, time.perf_counter()
+        with _progress(loader, f"Epoch {self.epoch}/{recipe.epochs}") as bar:
+            for batch_id, batch in enumerate(bar):
+                images, labels = to_device(batch, self.device)
+                with self.device.autocast():
+                    logits = self.model(images)
+                logits = logits.float()
+                loss = loss_function(logits, labels, label_smoothing=recipe.label_smoothing)
+                self.optimizer.zero_grad(set_to_none=True)
+                self.scaler.scale(loss).backward()
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+                if self.ema:
+                    self.ema.update_parameters(self.model)
+                with torch.no_grad():
+                    # Without smoothing, so that the curves of train and test can be compared.
+                    plain = loss_function(logits, labels) if recipe.label_smoothing else loss
+                    loss_sum += plain.detach() * len(labels)
+                    correct += (logits.argmax(dim=1) == labels).sum()
+                images_seen += len(labels)
+                lr = self.optimizer.param_groups[0]["lr"]
+                self.steps.append({"step": len(self.steps), "lr": lr, "momentum": momentum_of(self.optimizer)})
+                if recipe.schedule.step == "batch":
+                    self._step_scheduler(recipe.epochs * len(loader))
+                if not bar.disable and time.perf_counter() - read > 0.5:
+                    read = time.perf_counter()
+                    accuracy = 100 * correct.item() / images_seen
+                    bar.set_postfix_str(
+                        f"Loss={loss_sum.item() / images_seen:.4f} Batch_id={batch_id} LR={lr:.5f} Accuracy={accuracy:.2f}"
+                    )
+        if recipe.schedule.step == "epoch":
+            self._step_scheduler(recipe.epochs)
+        mean_loss = loss_sum.item() / images_seen
+        if not math.isfinite(mean_loss):
+            raise CourseError(
+                f"The training loss of epoch {self.epoch} is not finite: lower the learning rate (--set lr_max=...); "
+                "the checkpoint of the epoch before is kept."
+            )
+        correct = correct.item()
+        return {
+            "lr": lr,
+            "train_loss": mean_loss,
+            "train_acc": 100 * correct / images_seen,
+            "correct": correct,
+            "images": images_seen,
+        }
+
+    def _step_scheduler(self, total: int) -> None:
+        if self.scheduler.last_epoch < total - 1:  # after the last step there is no next learning rate
+            self.scheduler.step()
+
+    def is_best(self) -> bool:
+        """Whether the epoch just ended is the one to report, so far, by the recipe's rule."""
+        if self.recipe.select == "last":
+            return self.epoch == self.recipe.epochs
+        values = [row[self.recipe.select] for row in self.history]
+        return values[-1] > max(values[:-1], default=-math.inf)
+
+
+def _line(name: str, loss: float, correct: int, images: int) -> str:
+    return f"{name} set: Average loss: {loss:.4f}, Accuracy: {correct}/{images} ({100 * correct / images:.2f}%)"
+
+
+def _progress(loader: torch.utils.data.DataLoader, title: str) -> tqdm:
+    """A progress bar where someone can watch it: in a terminal or a notebook."""
+    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return tqdm(loader, title, leave=False, mininterval=0.5, disable=not watched, dynamic_ncols=True)
+
+
+def _write_tables(folder: Path, training: _Training) -> None:
+    write_text(folder / "history.csv", runs.to_csv(runs.HISTORY_COLUMNS, training.history))
+    write_text(folder / "steps.csv", runs.to_csv(runs.STEP_COLUMNS, training.steps))
+
+
+def _finish(
+    folder: Path, config: dict, training: _Training, test_loader: torch.utils.data.DataLoader, device: Device, log: _Log
+) -> runs.Run:
+    """Evaluate the reported model once more, as its file holds it, and write the summary."""
+    if not (folder / "best.pt").exists():  # killed between the last epoch and this
+        save_checkpoint(folder / "best.pt", {"model": training.evaluated.state_dict(), "epoch": training.epoch})
+    best = load_checkpoint(folder / "best.pt")
+    model = training.evaluated
+    model.load_state_dict(best["model"])
+    logits, labels = predict(model, test_loader, device)
+    loss, correct = loss_and_accuracy(logits, labels, training.recipe.loss)
+    row = training.history[-1]
+    summary = {
+        "recipe": training.recipe.name,
+        "reported": {
+            "epoch": best["epoch"],
+            "chosen_by": {"last": "last epoch"}.get(training.recipe.select, training.recipe.select),
+            "test_loss": loss,
+            "test_acc": 100 * correct / len(labels),
+        },
+        "last_epoch": {key: value for key, value in row.items() if key != "seconds"},
+        "best_test_acc": max(r["test_acc"] for r in training.history),
+        "confusion_matrix": confusion_matrix(logits, labels).tolist(),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seconds": sum(r["seconds"] for r in training.history),
+        "device": device.name,
+        "precision": device.precision,
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+        "data": config["data"],
+        "seed": config["seed"],
+        "notes": config["notes"],
+        "code": runs.code_version(),
+    }
+    log(f"Reported ({summary['reported']['chosen_by']}): epoch {best['epoch']}, {_line('Test', loss, correct, len(labels))}")
+    log.write()
+    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return runs.load_run(folder)
