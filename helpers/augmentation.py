@@ -12,14 +12,14 @@ from collections.abc import Iterator
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the package index at import
 
-import albumentations as A  # noqa: E402
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch.utils.data import DataLoader, Dataset, Sampler  # noqa: E402
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from helpers.data import Split  # noqa: E402
-from helpers.errors import CourseError  # noqa: E402
+from helpers.data import Split
+from helpers.errors import CourseError
 
 cv2.setNumThreads(0)  # OpenCV's threads would fight the workers and torch for the cores
 

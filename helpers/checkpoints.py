@@ -29,7 +29,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             temporary.unlink(missing_ok=True)
         except OSError:
             pass  # the folder itself is gone or unreachable; the first error says why
-        raise CourseError(f"{path} could not be written ({error}): free space or choose another --runs folder.") from error
+        raise CourseError(
+            f"{path} could not be written ({error}): free space or choose another --runs folder."
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

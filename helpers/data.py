@@ -112,8 +112,7 @@ def _limited(data: Data, limit: int) -> Data:
     if limit < len(data.classes):
         raise CourseError(f"--limit {limit} leaves classes empty: it has to be {len(data.classes)} or more.")
     train, test = (
-        split[stratified_split(split.labels, min(limit, len(split)), seed=0)[0]]
-        for split in (data.train, data.test)
+        split[stratified_split(split.labels, min(limit, len(split)), seed=0)[0]] for split in (data.train, data.test)
     )
     mean, std = channel_statistics(train.images)
     note = f"limited to {len(train):,} training and {len(test):,} test images"

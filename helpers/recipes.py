@@ -125,7 +125,7 @@ RECIPES = {
             momentum=0.9,
             nesterov=True,
             weight_decay=5e-4,
-            schedule=OneCycle(lr_max=0.4, lr_min=0.002, peak_epoch=5)  
+            schedule=OneCycle(lr_max=0.4, lr_min=0.002, peak_epoch=5),  # bounds from the range test, notebook 01
             label_smoothing=0.1,
             ema_decay=0.99,
             target=90.0,
@@ -222,7 +222,7 @@ def parse_assignments(texts: list[str]) -> dict[str, object]:
 def _as_type_of(old: object, new: object, key: str) -> object:
     kinds = {bool: "True or False", int: "a whole number", float: "a number", str: "a word", type(None): "a number"}
     kind = type(old)
-    if kind in (float, type(None)) and type(new) in (int, float) or kind is type(None) and new is None:
+    if (kind in (float, type(None)) and type(new) in (int, float)) or (kind is type(None) and new is None):
         return None if new is None else float(new)
     if type(new) is not kind:
         raise CourseError(f"{key} has to be {kinds[kind]}, as in {key}={old}, not {new!r}.")
@@ -234,9 +234,7 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     if type(epochs) is not int or epochs < 1:
         raise CourseError(f"epochs has to be a whole number of 1 or more, not {epochs}.")
     peak = recipe.schedule.peak_epoch * epochs / recipe.epochs
-    return dataclasses.replace(
-        recipe, epochs=epochs, schedule=dataclasses.replace(recipe.schedule, peak_epoch=peak)
-    )
+    return dataclasses.replace(recipe, epochs=epochs, schedule=dataclasses.replace(recipe.schedule, peak_epoch=peak))
 
 
 FAST = {"epochs": 3, "batch_size": 64}

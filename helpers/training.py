@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
@@ -93,7 +92,9 @@ def run_folder(folder: Path, recipe: Recipe, data: Data, seed: int) -> Path:
     return Path(folder) / f"{recipe.name}-{data.name}-seed{seed}"
 
 
-def train(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, report: Callable[[str], None] = print) -> runs.Run:
+def train(
+    recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, report: Callable[[str], None] = print
+) -> runs.Run:
     """Train `recipe` on `data` in a run folder under `folder`; resume it, or load it if it is finished.
 
     `report` gets the lines of the log. Raises CourseError for what the user can mend, among it a run
@@ -151,9 +152,7 @@ class _Training:
         self.model = device.place(make_model(recipe, classes))
         self.ema = None
         if recipe.ema_decay:
-            self.ema = AveragedModel(
-                self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
-            )
+            self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
         self.optimizer = make_optimizer(recipe, self.model)
         self.scheduler = make_scheduler(recipe, self.optimizer, steps_per_epoch)
         self.scaler = device.scaler()
@@ -331,7 +330,9 @@ def _finish(
         "notes": config["notes"],
         "code": runs.code_version(),
     }
-    log(f"Reported ({summary['reported']['chosen_by']}): epoch {best['epoch']}, {_line('Test', loss, correct, len(labels))}")
+    log(
+        f"Reported ({summary['reported']['chosen_by']}): epoch {best['epoch']}, {_line('Test', loss, correct, len(labels))}"
+    )
     log.write()
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return runs.load_run(folder)
