@@ -1,5 +1,6 @@
 """Files of a run, written whole or not at all, and read without trusting them."""
 
+import contextlib
 import os
 import pickle
 from collections.abc import Callable
@@ -25,13 +26,21 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        try:
+        with contextlib.suppress(OSError):  # the folder itself may be gone; the first error says why
             temporary.unlink(missing_ok=True)
-        except OSError:
-            pass  # the folder itself is gone or unreachable; the first error says why
         raise CourseError(
             f"{path} could not be written ({error}): free space or choose another --runs folder."
         ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Raises CourseError if it cannot be made or written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CourseError(f"The folder {folder} cannot be made ({error}): choose another with --runs.") from error
+    if not os.access(folder, os.W_OK):
+        raise CourseError(f"The folder {folder} cannot be written: choose another with --runs.")
 
 
 def write_text(path: Path, text: str) -> None:

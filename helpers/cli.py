@@ -31,11 +31,11 @@ def build_parser() -> argparse.ArgumentParser:
         )  # fmt: skip
         command.add_argument("--runs", type=Path, default=settings.runs_folder(), metavar="DIR",
                              help="where run folders are made (default: %(default)s)")  # fmt: skip
+        command.add_argument("--fast", action="store_true", default=settings.fast(),
+                             help="a few steps on little data, to see that everything works; no result")  # fmt: skip
         command.add_argument("--seed", type=int, default=0, metavar="N", help="of all randomness (default: 0)")
     train.add_argument("--epochs", metavar="N", help="train N epochs, the schedule stretched or squeezed to them")
     train.add_argument("--limit", metavar="N", help="use only N training images, and N test images at most")
-    train.add_argument("--fast", action="store_true", default=settings.fast(),
-                       help="a few steps on little data, to see that everything works; no result")  # fmt: skip
     train.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                        help="change values of the recipe, for instance lr_max=0.2")  # fmt: skip
     return parser
@@ -83,4 +83,25 @@ def run_train(options: argparse.Namespace) -> None:
 
 
 def run_lr_find(options: argparse.Namespace) -> None:
-    raise NotImplementedError
+    recipe = recipes.get_recipe(options.recipe)
+
+    from helpers.data import load_data
+
+    data = load_data(options.data, limit=recipes.FAST_LIMIT if options.fast else None)
+
+    from helpers import lr_finder, plots
+
+    steps = lr_finder.STEPS
+    if options.fast:
+        recipe, steps = recipes.fast(recipe), recipes.FAST_RANGE_TEST_STEPS
+    result = lr_finder.find_lr(recipe, data, options.runs, seed=options.seed, steps=steps)
+    folder = lr_finder.lr_find_folder(options.runs, recipe, data, options.seed)
+    plots.save(plots.plot_range_test(result), folder / "lr_find.png")
+    print(result.title)
+    print(f"LRMIN {result.lr_min:g}, LRMAX {result.lr_max:g} ({result.ended})")
+    if result.steepest is not None:
+        print(f"Steepest slope, as torch-lr-finder suggests: {result.steepest:.2g}")
+    print(
+        f"Train with it: python -m helpers train {recipe.name} --set lr_min={result.lr_min:g} lr_max={result.lr_max:g}"
+    )
+    print(f"Curve: {folder / 'lr_find.png'}")

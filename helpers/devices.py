@@ -19,6 +19,11 @@ class Device:
     def precision(self) -> str:
         return str(self.dtype).removeprefix("torch.")
 
+    @property
+    def provenance(self) -> str:
+        """What a figure says of where it was made: device, precision, versions."""
+        return f"{self.name}, {self.precision}, torch {torch.__version__}"
+
     def autocast(self) -> AbstractContextManager:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 

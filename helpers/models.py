@@ -2,7 +2,10 @@
 
 from torch import Tensor, nn
 
+from helpers.checkpoints import load_checkpoint
+from helpers.errors import CourseError
 from helpers.recipes import Recipe
+from helpers.runs import Run
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, *, pool: bool = False) -> nn.Sequential:
@@ -65,3 +68,16 @@ class CustomResNet(nn.Module):
 def make_model(recipe: Recipe, num_classes: int) -> nn.Module:
     """The recipe's network with freshly drawn weights."""
     return {"custom_resnet": CustomResNet}[recipe.model](num_classes, **recipe.model_options)
+
+
+def load_model(run: Run) -> nn.Module:
+    """The network that a run reports, from its `best.pt`, on the CPU, in evaluation mode. Raises CourseError."""
+    path = run.folder / "best.pt"
+    if not path.exists():
+        raise CourseError(f"{path} is missing: finish the run, with the same command or notebook that began it.")
+    model = make_model(run.recipe, len(run.config["data"]["classes"]))
+    try:
+        model.load_state_dict(load_checkpoint(path)["model"])
+    except RuntimeError as error:
+        raise CourseError(f"{path} belongs to another network ({str(error).splitlines()[0]}).") from error
+    return model.eval()

@@ -239,6 +239,7 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
 
 FAST = {"epochs": 3, "batch_size": 64}
 FAST_LIMIT = 768  # images
+FAST_RANGE_TEST_STEPS = 40
 
 
 def fast(recipe: Recipe) -> Recipe:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers import __version__
+from helpers.checkpoints import make_folder, write_text
 from helpers.errors import CourseError
 from helpers.recipes import Recipe, as_dict, differences, from_dict
 from helpers.settings import REPOSITORY
@@ -40,6 +41,11 @@ class Run:
         title = f"{self.config['recipe']['name']} · {self.config['data']['name']} · seed {self.config['seed']}"
         return "\n".join((title, *self.config["notes"]))
 
+    @property
+    def provenance(self) -> str:
+        """Where it was trained: device, precision, version; empty until the run is finished."""
+        return "{device}, {precision}, torch {torch}".format(**self.summary) if self.summary else ""
+
 
 def configuration(recipe: Recipe, data: dict, seed: int) -> dict:
     """What decides the outcome of a run, as JSON types; `notes` says what a reader must not overlook."""
@@ -56,15 +62,11 @@ def open_folder(folder: Path, config: dict) -> None:
 
     Raises CourseError with the difference if it holds another run's, or if it cannot be written.
     """
-    from helpers.checkpoints import write_text
-
     path = folder / "config.json"
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         recorded = json.loads(path.read_text()) if path.exists() else None
-    except OSError as error:
-        raise CourseError(f"The run folder {folder} cannot be used ({error}): choose another with --runs.") from error
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise CourseError(f"{path} is damaged ({error}): move the run folder away to train afresh.") from error
     if recorded is None:
         write_text(path, json.dumps(config, indent=2) + "\n")

@@ -5,7 +5,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -223,7 +223,7 @@ class _Training:
         loss_sum = torch.zeros((), device=self.device.device, dtype=torch.float64)
         correct = torch.zeros((), device=self.device.device, dtype=torch.int64)
         images_seen, read = 0, time.perf_counter()
-        with _progress(loader, f"Epoch {self.epoch}/{recipe.epochs}") as bar:
+        with progress_bar(loader, f"Epoch {self.epoch}/{recipe.epochs}") as bar:
             for batch_id, batch in enumerate(bar):
                 images, labels = to_device(batch, self.device)
                 with self.device.autocast():
@@ -248,9 +248,9 @@ class _Training:
                     self._step_scheduler(recipe.epochs * len(loader))
                 if not bar.disable and time.perf_counter() - read > 0.5:
                     read = time.perf_counter()
-                    accuracy = 100 * correct.item() / images_seen
+                    loss_so_far, accuracy = loss_sum.item() / images_seen, 100 * correct.item() / images_seen
                     bar.set_postfix_str(
-                        f"Loss={loss_sum.item() / images_seen:.4f} Batch_id={batch_id} LR={lr:.5f} Accuracy={accuracy:.2f}"
+                        f"Loss={loss_so_far:.4f} Batch_id={batch_id} LR={lr:.5f} Accuracy={accuracy:.2f}", refresh=False
                     )
         if recipe.schedule.step == "epoch":
             self._step_scheduler(recipe.epochs)
@@ -285,10 +285,10 @@ def _line(name: str, loss: float, correct: int, images: int) -> str:
     return f"{name} set: Average loss: {loss:.4f}, Accuracy: {correct}/{images} ({100 * correct / images:.2f}%)"
 
 
-def _progress(loader: torch.utils.data.DataLoader, title: str) -> tqdm:
+def progress_bar(iterable: Iterable, title: str | None = None) -> tqdm:
     """A progress bar where someone can watch it: in a terminal or a notebook."""
     watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return tqdm(loader, title, leave=False, mininterval=0.5, disable=not watched, dynamic_ncols=True)
+    return tqdm(iterable, title, leave=False, mininterval=0.5, disable=not watched, dynamic_ncols=True)
 
 
 def _write_tables(folder: Path, training: _Training) -> None:
@@ -330,9 +330,8 @@ def _finish(
         "notes": config["notes"],
         "code": runs.code_version(),
     }
-    log(
-        f"Reported ({summary['reported']['chosen_by']}): epoch {best['epoch']}, {_line('Test', loss, correct, len(labels))}"
-    )
+    log(f"Reported: epoch {best['epoch']} ({summary['reported']['chosen_by']})")
+    log(_line("Test", loss, correct, len(labels)))
     log.write()
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return runs.load_run(folder)

@@ -1,0 +1,204 @@
+"""The learning rate range test (Smith 2015, section 3.3), run by torch-lr-finder, and how to read it.
+
+The learning rate grows from step to step, from far too small to far too large, while the loss of each
+training batch is recorded. LRMIN and LRMAX are read off the smoothed curve by this rule:
+
+- descent: how far the loss falls from its start to its lowest point before it first climbs back;
+- LRMIN: the learning rate at which the first tenth of the descent is made. Below it nothing is learned;
+- LRMAX: the last learning rate before the loss has climbed back by a quarter of the descent. Above it
+  training is unstable;
+- both rounded down to one digit, since the curve of another seed is no more alike than that.
+
+The curve behind the first climb is ignored: the loss often falls a second time there, in a network
+that was already thrown off. The library's suggestion, the steepest slope, can lie in that second fall.
+"""
+
+import contextlib
+import io
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch_lr_finder.lr_finder as library
+from matplotlib.figure import Figure
+from torch import nn
+from torch.utils.data import DataLoader
+
+from helpers import runs
+from helpers.checkpoints import make_folder, write_text
+from helpers.data import Data
+from helpers.devices import Device, pick_device
+from helpers.errors import CourseError
+from helpers.evaluation import LOSSES
+from helpers.models import make_model
+from helpers.recipes import OneCycle, Recipe
+from helpers.training import (
+    make_loaders,
+    make_optimizer,
+    progress_bar,
+    random_states,
+    restore_random_states,
+    run_folder,
+    seed_everything,
+)
+
+START_LR, END_LR = {"SGD": 1e-4, "Adam": 1e-6}, {"SGD": 10.0, "Adam": 1.0}  # the range that is swept
+STEPS = 100
+SMOOTHING = 0.2  # weight of the newest loss in the running mean
+LRMIN_DESCENT, LRMAX_CLIMB = 0.1, 0.25  # the rule's shares of the descent
+SMALLEST_DESCENT = 0.02  # of the starting loss: less is noise
+NOT_SWEPT = {"title", "epochs", "ema_decay", "select", "target", *(field.name for field in fields(OneCycle))}
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """The curve of a range test, and what the rule reads off it. Written as `lr_find.json`."""
+
+    title: str
+    lrs: list[float]  # one a step
+    losses: list[float]  # smoothed, one a step, all finite
+    lr_min: float
+    lr_max: float
+    steepest: float | None  # torch-lr-finder's suggestion; None if the curve is too short for it
+    ended: str  # why the curve ends where it does
+    settings: dict  # recipe without its schedule, data, seed, steps
+    provenance: str
+
+
+def range_test(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: DataLoader,
+    device: Device,
+    recipe: Recipe,
+    steps: int = STEPS,
+) -> tuple[np.ndarray, np.ndarray, float | None, str]:
+    """Sweep the learning rate over `steps` batches of `loader`, in the device's precision.
+
+    Returns learning rates (S,), smoothed losses (S,) up to the first that is not finite, the library's
+    suggestion (None under 17 steps), and why the sweep ended. Model, optimizer and all random states
+    are afterwards as they were.
+    """
+    states, training = random_states(), model.training
+    finder = library.LRFinder(
+        model,
+        optimizer,
+        lambda logits, labels: LOSSES[recipe.loss](logits.float(), labels, label_smoothing=recipe.label_smoothing),
+        device.device,
+        amp_backend="torch",
+        amp_config={
+            "device_type": device.device.type,
+            "dtype": device.dtype,
+            "enabled": device.dtype != torch.float32,
+        },
+        grad_scaler=device.scaler(),
+    )
+    library.tqdm = progress_bar  # the library's own bar is a widget, which a saved notebook cannot show
+    sweep = {"start_lr": START_LR[recipe.optimizer], "end_lr": END_LR[recipe.optimizer], "num_iter": steps}
+    history = finder.history
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # the library prints what to type next
+            finder.range_test(loader, **sweep, smooth_f=SMOOTHING)
+            history = finder.history
+            finite = np.isfinite(history["loss"])
+            ended = "the range was swept" if len(finite) == steps else "the loss diverged"
+            if not finite.all():  # the library goes on with NaN, and would suggest it
+                first = int(np.argmin(finite))
+                ended = f"the loss was not finite at LR {history['lr'][first]:.2g}"
+                finder.history = history = {key: values[:first] for key, values in history.items()}
+            suggestion = finder.plot(ax=Figure().subplots())[1] if len(history["lr"]) >= 17 else None
+    finally:
+        finder.reset()
+        optimizer.zero_grad()
+        model.train(training)
+        restore_random_states(states)
+    return np.array(history["lr"]), np.array(history["loss"]), suggestion, ended
+
+
+def read_curve(lrs: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
+    """LRMIN and LRMAX by the rule above, from learning rates (S,) and smoothed losses (S,).
+
+    Raises CourseError if the loss never fell, or fell over too short a range to read two bounds.
+    """
+    start, lowest, edge = (losses[0] if len(losses) else math.nan), math.inf, len(losses) - 1
+    for step, loss in enumerate(losses):
+        lowest = min(lowest, loss)
+        descent = start - lowest
+        if descent > SMALLEST_DESCENT * start and loss > lowest + LRMAX_CLIMB * descent:
+            edge = step - 1
+            break
+    descent = start - lowest
+    if not descent > SMALLEST_DESCENT * start:
+        raise CourseError(
+            "The loss never fell in the range test, so the test says nothing about the learning rate: "
+            "look at the data and the network, or sweep from a lower learning rate."
+        )
+    first = int(np.argmax(losses <= start - LRMIN_DESCENT * descent))
+    lr_min, lr_max = _round_down(lrs[first]), _round_down(lrs[edge])
+    if lr_min >= lr_max:
+        raise CourseError(
+            f"The loss fell only between LR {lrs[first]:.2g} and {lrs[edge]:.2g}, too short a range to read: "
+            "sweep in more steps."
+        )
+    return lr_min, lr_max
+
+
+def _round_down(value: float) -> float:
+    """To one significant digit."""
+    exponent = math.floor(math.log10(value))
+    return float(f"{math.floor(value / 10.0**exponent * (1 + 1e-9))}e{exponent}")
+
+
+def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: int = STEPS) -> RangeTest:
+    """The range test of a recipe, on training data only, recorded in a folder of its own under `folder`.
+
+    Loads the recorded one if it was made with the same settings. Raises CourseError.
+    """
+    folder = lr_find_folder(folder, recipe, data, seed)
+    config = runs.configuration(recipe, data.describe(), seed)
+    # What the sweep does not depend on is left out: the schedule, whose bounds it is there to find.
+    swept = {key: value for key, value in config["recipe"].items() if key not in NOT_SWEPT}
+    settings = {"recipe": swept, "data": config["data"], "seed": seed, "steps": steps}
+    path = folder / "lr_find.json"
+    if path.exists():
+        recorded = load_lr(path)
+        if recorded.settings == settings:
+            return recorded
+    make_folder(folder)
+    device = pick_device()
+    loader = make_loaders(recipe, data, seed, device)["train"]
+    seed_everything(seed)
+    model = device.place(make_model(recipe, len(data.classes)))
+    lrs, losses, suggestion, ended = range_test(model, make_optimizer(recipe, model), loader, device, recipe, steps)
+    lr_min, lr_max = read_curve(lrs, losses)
+    notes = [*data.notes, *([f"{steps} steps instead of {STEPS}"] if steps != STEPS else [])]
+    result = RangeTest(
+        title="\n".join((f"LR range test · {recipe.name} · {data.name} · seed {seed}", *notes)),
+        lrs=lrs.tolist(),
+        losses=losses.tolist(),
+        lr_min=lr_min,
+        lr_max=lr_max,
+        steepest=suggestion,
+        ended=ended,
+        settings=settings,
+        provenance=device.provenance,
+    )
+    write_text(path, json.dumps(asdict(result), indent=1) + "\n")
+    return result
+
+
+def lr_find_folder(folder: Path, recipe: Recipe, data: Data, seed: int) -> Path:
+    return Path(folder) / f"{run_folder(folder, recipe, data, seed).name}-lr-find"
+
+
+def load_lr(path: Path) -> RangeTest:
+    """Read an `lr_find.json`. Raises CourseError if there is none or it is damaged."""
+    try:
+        return RangeTest(**json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise CourseError(f"{path} is missing: run notebook 01 or `python -m helpers lr-find` first.") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise CourseError(f"{path} is damaged ({error}): delete it and run the range test again.") from error

@@ -1,0 +1,270 @@
+"""The course's figures. Each says which recipe, data and seed it shows, and where it was measured."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from helpers.augmentation import augment, compose
+from helpers.checkpoints import write_atomically
+from helpers.data import Data
+from helpers.evaluation import LOSSES
+from helpers.lr_finder import RangeTest
+from helpers.recipes import Recipe
+from helpers.runs import Run
+from helpers.schedules import triangular
+
+# Okabe & Ito's colours, which people with any colour vision tell apart; the same thing always has the same.
+COLOURS = {"train": "#0072B2", "val": "#009E73", "test": "#D55E00", "lr": "#0072B2", "momentum": "#CC79A7"}
+NAMES = {"train": "training", "val": "validation", "test": "test"}
+GREY = "#777777"
+
+plt.rcParams.update(
+    {
+        "figure.dpi": 100,
+        "savefig.dpi": 150,
+        "figure.constrained_layout.use": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "axes.titlesize": 11,
+        "lines.linewidth": 1.8,
+    }
+)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write the figure as PNG, whole or not at all."""
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+    return path
+
+
+def _label(figure: Figure, title: str, provenance: str) -> Figure:
+    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
+    if provenance:
+        figure.supxlabel(provenance, fontsize=7, color=GREY, x=0.99, ha="right")
+    return figure
+
+
+def plot_triangular(lr_min: float, lr_max: float, step_size: int, cycles: int = 2) -> Figure:
+    """The triangular cyclic learning rate of Smith (2015), its two bounds as dashed lines."""
+    iterations = np.linspace(0, 2 * step_size * cycles, 400 * cycles + 1)
+    figure, ax = plt.subplots(figsize=(7, 3))
+    ax.plot(iterations, triangular(iterations, step_size, lr_min, lr_max), color=COLOURS["lr"])
+    for bound, name in ((lr_min, "LRMIN"), (lr_max, "LRMAX")):
+        ax.axhline(bound, linestyle="--", color=GREY, linewidth=1)
+        ax.annotate(f"{name} {bound:g}", (1.01, bound), xycoords=("axes fraction", "data"), va="center", color=GREY)
+    ax.set(xlabel="iteration", ylabel="learning rate", xlim=(0, iterations[-1]))
+    ax.set_xticks(np.arange(0, 2 * cycles + 1) * step_size)
+    return _label(figure, f"Triangular cyclic learning rate · step size {step_size} iterations", "")
+
+
+def plot_range_test(result: RangeTest) -> Figure:
+    """Loss against learning rate, with the two bounds of the rule and the library's suggestion."""
+    lrs, losses = np.array(result.lrs), np.array(result.losses)
+    figure, ax = plt.subplots(figsize=(8, 4.2))
+    ax.plot(lrs, losses, color=COLOURS["train"])
+    ax.set(xscale="log", xlabel="learning rate", ylabel="training loss (smoothed)")
+    ax.axvspan(result.lr_min, result.lr_max, color=COLOURS["val"], alpha=0.12, linewidth=0)
+    marks = [("LRMIN", result.lr_min, COLOURS["val"], "right"), ("LRMAX", result.lr_max, COLOURS["val"], "left")]
+    for name, lr, colour, side in marks:
+        ax.axvline(lr, color=colour, linestyle="--", linewidth=1.2)
+        ax.annotate(
+            f"{name}\n{lr:g}",
+            (lr, 0.98),
+            xycoords=("data", "axes fraction"),
+            xytext=(-4 if side == "right" else 4, 0),
+            textcoords="offset points",
+            ha=side,
+            va="top",
+            color=colour,
+            fontweight="bold",
+        )
+    if result.steepest is not None:
+        loss = losses[np.argmin(np.abs(lrs - result.steepest))]
+        ax.plot(result.steepest, loss, "o", color=COLOURS["test"])
+        ax.annotate(
+            f"steepest slope {result.steepest:.2g}\n(torch-lr-finder)",
+            (result.steepest, loss),
+            xytext=(0, -14),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=8,
+            color=COLOURS["test"],
+        )
+        ax.margins(y=0.15)
+    return _label(figure, result.title, f"{result.ended} · {result.provenance}")
+
+
+def plot_schedule(run: Run) -> Figure:
+    """Learning rate and momentum of every optimizer step of the run, as the optimizer had them."""
+    epoch = (run.steps["step"] + 1) * run.recipe.epochs / _total_steps(run)
+    figure, ax = plt.subplots(figsize=(8, 3.4))
+    ax.plot(epoch, run.steps["lr"], color=COLOURS["lr"])
+    ax.set(xlabel="epoch", xlim=(0, run.recipe.epochs))
+    ax.set_ylabel("learning rate", color=COLOURS["lr"])
+    for step, side in ((0, "left"), (int(np.argmax(run.steps["lr"])), "left"), (len(epoch) - 1, "right")):
+        ax.annotate(
+            f"{run.steps['lr'][step]:.3g}",
+            (epoch[step], run.steps["lr"][step]),
+            xytext=(6 if side == "left" else -6, 6),
+            textcoords="offset points",
+            ha=side,
+            color=COLOURS["lr"],
+            fontsize=9,
+        )
+    ax.margins(y=0.12)
+    twin = ax.twinx()
+    twin.plot(epoch, run.steps["momentum"], color=COLOURS["momentum"], linestyle="--", linewidth=1.3)
+    twin.set_ylabel("momentum", color=COLOURS["momentum"])
+    twin.set_ylim(0.8, 1.0)
+    twin.grid(False)
+    twin.spines["right"].set_visible(True)
+    return _label(figure, run.title, run.provenance)
+
+
+def _total_steps(run: Run) -> int:
+    return len(run.steps["step"]) * run.recipe.epochs // len(run.history["epoch"])
+
+
+def plot_curves(run: Run) -> Figure:
+    """Loss (above) and accuracy (below) of training (left) and test or validation (right), an epoch a point."""
+    figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharex=True, sharey="row")
+    epochs = run.history["epoch"]
+    right = [name for name in ("val", "test") if np.isfinite(run.history[f"{name}_loss"]).any()]
+    for row, (quantity, unit) in enumerate((("loss", "loss"), ("acc", "accuracy (%)"))):
+        for ax, splits in zip(axes[row], (["train"], right), strict=True):
+            for split in splits:
+                values = run.history[f"{split}_{quantity}"]
+                ax.plot(epochs, values, color=COLOURS[split], marker="o", markersize=3)
+                text = (
+                    f"{NAMES[split]} {values[-1]:.3f}" if quantity == "loss" else f"{NAMES[split]} {values[-1]:.2f} %"
+                )
+                ax.annotate(
+                    text,
+                    (epochs[-1], values[-1]),
+                    xytext=(0, 8 if quantity == "loss" else -10),
+                    textcoords="offset points",
+                    ha="right",
+                    va="bottom" if quantity == "loss" else "top",
+                    color=COLOURS[split],
+                    fontweight="bold",
+                )
+        axes[row][0].set_ylabel(unit)
+    for ax in axes[1]:
+        ax.set_xlabel("epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    axes[0][0].set_title("training", color=COLOURS["train"])
+    axes[0][1].set_title(" and ".join(NAMES[name] for name in right), color=COLOURS[right[-1]])
+    return _label(figure, run.title, run.provenance)
+
+
+def _confusion(run: Run) -> np.ndarray:
+    return np.array(run.summary["confusion_matrix"])
+
+
+def plot_class_accuracy(run: Run) -> Figure:
+    """The share of each class's test images that was classified correctly, the lowest first."""
+    confusion, classes = _confusion(run), run.config["data"]["classes"]
+    accuracy = 100 * confusion.diagonal() / confusion.sum(axis=1)
+    order = np.argsort(accuracy)[::-1]  # drawn from below, so the lowest stands on top
+    figure, ax = plt.subplots(figsize=(8, 0.34 * len(classes) + 1.2))
+    ax.barh([classes[i] for i in order], accuracy[order], color=COLOURS["test"], height=0.7)
+    for place, i in enumerate(order):
+        ax.annotate(
+            f"{accuracy[i]:.1f}", (accuracy[i], place), xytext=(-4, 0), textcoords="offset points",
+            ha="right", va="center", color="white", fontsize=9,
+        )  # fmt: skip
+    overall = 100 * confusion.trace() / confusion.sum()
+    ax.axvline(overall, color=GREY, linestyle="--", linewidth=1)
+    ax.annotate(
+        f"all {overall:.2f}", (overall, 1.01), xycoords=("data", "axes fraction"), ha="center", color=GREY, fontsize=9
+    )
+    ax.set(xlabel="test accuracy (%)", xlim=(0, 100))
+    ax.grid(False, axis="y")
+    return _label(figure, run.title, run.provenance)
+
+
+def plot_confusion_matrix(run: Run) -> Figure:
+    """Counts of test images by actual class (rows) and predicted class (columns)."""
+    confusion, classes = _confusion(run), run.config["data"]["classes"]
+    wrong = confusion - np.diag(confusion.diagonal())
+    figure, ax = plt.subplots(figsize=(8, 6.6))
+    sns.heatmap(
+        wrong,
+        annot=confusion,
+        fmt="d",
+        cmap="Oranges",
+        xticklabels=classes,
+        yticklabels=classes,
+        square=True,
+        linewidths=0.5,
+        cbar_kws={"label": "misclassified images", "shrink": 0.8},
+        ax=ax,
+    )
+    ax.set(xlabel="predicted class", ylabel="actual class")
+    return _label(figure, run.title, run.provenance)
+
+
+def show_images(ax: Axes, image: np.ndarray, title: str = "") -> None:
+    """One image, its pixels unblurred, without axes."""
+    ax.imshow(image, interpolation="nearest")
+    ax.set_title(title, fontsize=9)
+    ax.axis("off")
+
+
+def plot_classes(data: Data, per_class: int = 8) -> Figure:
+    """The first training images of every class."""
+    rows = len(data.classes)
+    figure, axes = plt.subplots(rows, per_class, figsize=(per_class * 0.8 + 1, rows * 0.8 + 0.5))
+    for label, name in enumerate(data.classes):
+        images = data.train.images[np.flatnonzero(data.train.labels == label)[:per_class]]
+        for ax, image in zip(axes[label], images, strict=False):
+            show_images(ax, image)
+        for ax in axes[label][len(images) :]:
+            ax.axis("off")
+        axes[label][0].annotate(
+            name, (-0.15, 0.5), xycoords="axes fraction", ha="right", va="center", annotation_clip=False
+        )
+    return _label(figure, "\n".join((f"{data.name} · training images", *data.notes)), "")
+
+
+def plot_augmentation(recipe: Recipe, data: Data, seed: int = 0, images: int = 4, draws: int = 7) -> Figure:
+    """Training images (left) and what the recipe's augmentation makes of each in several draws."""
+    figure, axes = plt.subplots(images, draws + 1, figsize=(draws + 1.4, images + 0.6), squeeze=False)
+    chosen = np.random.default_rng(seed).choice(len(data.train), images, replace=False)
+    pipeline = compose(recipe.augmentation, data.mean)
+    for row, index in enumerate(chosen):
+        image = data.train.images[index]
+        drawn = augment(np.repeat(image[None], draws, axis=0), pipeline, (seed, row))
+        for column, (ax, picture) in enumerate(zip(axes[row], [image, *drawn], strict=True)):
+            title = ("original", "augmented")[column] if row == 0 and column < 2 else ""
+            show_images(ax, picture, title)
+    names = " → ".join(name for name, _ in recipe.augmentation) or "none"
+    title = f"Augmentation of {recipe.name} · {data.name} · seed {seed}\n{names}"
+    return _label(figure, "\n".join((title, *data.notes)), "")
+
+
+def plot_softmax_twice(classes: int = 10) -> Figure:
+    """Cross-entropy of logits and of probabilities, as the correct class's logit grows over the others."""
+    margin = torch.linspace(0, 12, 121)
+    logits = torch.zeros(len(margin), classes)
+    logits[:, 0] = margin
+    labels = torch.zeros(len(margin), dtype=torch.long)
+    figure, ax = plt.subplots(figsize=(7, 3.4))
+    for name, colour in (("cross_entropy", COLOURS["train"]), ("cross_entropy_of_softmax", COLOURS["test"])):
+        losses = LOSSES[name](logits, labels, reduction="none")
+        ax.plot(margin, losses, color=colour)
+        ax.annotate(
+            f"{name} {losses[-1]:.3f}", (margin[-1], losses[-1]), xytext=(0, 6), textcoords="offset points",
+            ha="right", color=colour, fontweight="bold",
+        )  # fmt: skip
+    ax.set(xlabel="logit of the correct class, the others being 0", ylabel="loss", ylim=(0, None), xlim=(0, 12))
+    return _label(figure, f"A softmax before the cross-entropy, {classes} classes", "")
