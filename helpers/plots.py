@@ -1,6 +1,5 @@
 """The course's figures. Each says which recipe, data and seed it shows, and where it was measured."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt

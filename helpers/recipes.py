@@ -196,11 +196,13 @@ def changed(recipe: Recipe, assignments: dict[str, object]) -> Recipe:
     parts = {part: dict(values) for part, values in parts.items()}
     fixed = {"name", "title", "schedule", "model_options", "augmentation"}
     where = {key: part for part, values in parts.items() for key in values if key not in fixed}
+    kinds = {item.name: item.type for part in (recipe, recipe.schedule) for item in dataclasses.fields(part)}
     for key, value in assignments.items():
         if key not in where:
             near = difflib.get_close_matches(key, where, n=3, cutoff=0.5) or sorted(where)
             raise CourseError(f"The recipe {recipe.name} has no value {key!r}; did you mean {' or '.join(near)}?")
-        parts[where[key]][key] = _as_type_of(parts[where[key]][key], value, key)
+        old = parts[where[key]][key]
+        parts[where[key]][key] = _checked(kinds.get(key, type(old)), value, key, old)
     top = parts[""] | {"schedule": dataclasses.replace(recipe.schedule, **parts["schedule"])}
     return Recipe(**top | {"model_options": parts["model_options"], "augmentation": recipe.augmentation})
 
@@ -219,14 +221,14 @@ def parse_assignments(texts: list[str]) -> dict[str, object]:
     return assignments
 
 
-def _as_type_of(old: object, new: object, key: str) -> object:
-    kinds = {bool: "True or False", int: "a whole number", float: "a number", str: "a word", type(None): "a number"}
-    kind = type(old)
-    if (kind in (float, type(None)) and type(new) in (int, float)) or (kind is type(None) and new is None):
-        return None if new is None else float(new)
-    if type(new) is not kind:
-        raise CourseError(f"{key} has to be {kinds[kind]}, as in {key}={old}, not {new!r}.")
-    return new
+def _checked(kind: type, value: object, key: str, old: object) -> object:
+    """`value` if it is of type `kind`, whole numbers also where a number is due; else CourseError."""
+    if kind in (float, float | None) and type(value) is int:
+        value = float(value)
+    if (type(value) is bool and kind is not bool) or not isinstance(value, kind):
+        due = {bool: "True or False", int: "a whole number", str: "a word"}.get(kind, "a number")
+        raise CourseError(f"{key} has to be {due}, as in {key}={old}, not {value!r}.")
+    return value
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:

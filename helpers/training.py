@@ -152,7 +152,7 @@ class _Training:
         self.model = device.place(make_model(recipe, classes))
         self.ema = None
         if recipe.ema_decay:
-            self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+            self.ema = AveragedModel(self.model, use_buffers=True)
         self.optimizer = make_optimizer(recipe, self.model)
         self.scheduler = make_scheduler(recipe, self.optimizer, steps_per_epoch)
         self.scaler = device.scaler()
@@ -235,6 +235,10 @@ class _Training:
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
                 if self.ema:
+                    # The average is short at first, so that it does not hold on to the initial weights.
+                    step = len(self.steps)
+                    decay = min(recipe.ema_decay, (1 + step) / (10 + step))
+                    self.ema.multi_avg_fn = get_ema_multi_avg_fn(decay)
                     self.ema.update_parameters(self.model)
                 with torch.no_grad():
                     # Without smoothing, so that the curves of train and test can be compared.
