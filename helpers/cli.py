@@ -65,9 +65,9 @@ def _whole_number(text: str | None, option: str) -> int | None:
 
 def run_train(options: argparse.Namespace) -> None:
     epochs, limit = _whole_number(options.epochs, "--epochs"), _whole_number(options.limit, "--limit")
-    recipe = recipes.get_recipe(options.recipe)
+    recipe = recipes.get_recipe(options.recipe, fast=options.fast)
     if options.fast:
-        recipe, limit = recipes.fast(recipe), limit or recipes.FAST_LIMIT
+        limit = limit or recipes.FAST_LIMIT
     if epochs:
         recipe = recipes.with_epochs(recipe, epochs)
     recipe = recipes.changed(recipe, recipes.parse_assignments(options.set))
@@ -83,7 +83,7 @@ def run_train(options: argparse.Namespace) -> None:
 
 
 def run_lr_find(options: argparse.Namespace) -> None:
-    recipe = recipes.get_recipe(options.recipe)
+    recipe = recipes.get_recipe(options.recipe, fast=options.fast)
 
     from helpers.data import load_data
 
@@ -91,13 +91,11 @@ def run_lr_find(options: argparse.Namespace) -> None:
 
     from helpers import lr_finder, plots
 
-    steps = lr_finder.STEPS
-    if options.fast:
-        recipe, steps = recipes.fast(recipe), recipes.FAST_RANGE_TEST_STEPS
+    steps = lr_finder.FAST_STEPS if options.fast else lr_finder.STEPS
     result = lr_finder.find_lr(recipe, data, options.runs, seed=options.seed, steps=steps)
     folder = lr_finder.lr_find_folder(options.runs, recipe, data, options.seed)
     plots.save(plots.plot_range_test(result), folder / "lr_find.png")
-    print(result.title)
+    print("\n".join((result.title, *result.notes)))
     print(f"LRMIN {result.lr_min:g}, LRMAX {result.lr_max:g} ({result.ended})")
     if result.steepest is not None:
         print(f"Steepest slope, as torch-lr-finder suggests: {result.steepest:.2g}")

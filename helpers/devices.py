@@ -1,5 +1,6 @@
 """What the machine at hand computes fastest with: device, precision, memory format."""
 
+import platform
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,3 +53,15 @@ def pick_device() -> Device:
     model = next((line.split(":")[1].strip() for line in cpu_info.splitlines() if "model name" in line), "CPU")
     name = f"{model}, {torch.get_num_threads()} threads"
     return Device(torch.device("cpu"), torch.bfloat16 if native_bf16 else torch.float32, name)
+
+
+def describe_machine() -> str:
+    """For a notebook's start: what will be used, and what to do if a GPU is not switched on."""
+    device = pick_device()
+    text = f"{device.provenance}, Python {platform.python_version()}"
+    if device.device.type == "cpu":
+        text += (
+            "\nNo GPU: full-length training takes hours. In Colab choose Runtime > Change runtime type > T4 GPU, on "
+            "Kaggle Settings > Accelerator; or set COURSE_FAST=1 before the start to see everything in small."
+        )
+    return text

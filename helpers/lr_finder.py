@@ -46,7 +46,7 @@ from helpers.training import (
 )
 
 START_LR, END_LR = {"SGD": 1e-4, "Adam": 1e-6}, {"SGD": 10.0, "Adam": 1.0}  # the range that is swept
-STEPS = 100
+STEPS, FAST_STEPS = 100, 40
 SMOOTHING = 0.2  # weight of the newest loss in the running mean
 LRMIN_DESCENT, LRMAX_CLIMB = 0.1, 0.25  # the rule's shares of the descent
 SMALLEST_DESCENT = 0.02  # of the starting loss: less is noise
@@ -58,6 +58,7 @@ class RangeTest:
     """The curve of a range test, and what the rule reads off it. Written as `lr_find.json`."""
 
     title: str
+    notes: list[str]  # what a reader must not overlook
     lrs: list[float]  # one a step
     losses: list[float]  # smoothed, one a step, all finite
     lr_min: float
@@ -176,7 +177,8 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
     lr_min, lr_max = read_curve(lrs, losses)
     notes = [*data.notes, *([f"{steps} steps instead of {STEPS}"] if steps != STEPS else [])]
     result = RangeTest(
-        title="\n".join((f"LR range test · {recipe.name} · {data.name} · seed {seed}", *notes)),
+        title=f"LR range test · {recipe.name} · {data.name} · seed {seed}",
+        notes=notes,
         lrs=lrs.tolist(),
         losses=losses.tolist(),
         lr_min=lr_min,

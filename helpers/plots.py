@@ -1,5 +1,7 @@
 """The course's figures. Each says which recipe, data and seed it shows, and where it was measured."""
 
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -22,6 +24,7 @@ from helpers.schedules import triangular
 COLOURS = {"train": "#0072B2", "val": "#009E73", "test": "#D55E00", "lr": "#0072B2", "momentum": "#CC79A7"}
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 GREY = "#777777"
+NOTED = "#A61C00"  # titles of what is no plain result
 
 plt.rcParams.update(
     {
@@ -44,8 +47,12 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _label(figure: Figure, title: str, provenance: str) -> Figure:
-    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
+def _label(figure: Figure, title: str, provenance: str = "", notes: Sequence[str] = ()) -> Figure:
+    """The title above, under it what a reader must not overlook, and below where it was measured."""
+    width = int(figure.get_figwidth() * 14)
+    lines = [line for note in notes for line in textwrap.wrap(note, width)]
+    figure.suptitle("\n".join((title, *lines)), fontsize=10 if lines else 11, fontweight="bold", x=0.01, ha="left",
+                    color=NOTED if lines else "black")  # fmt: skip
     if provenance:
         figure.supxlabel(provenance, fontsize=7, color=GREY, x=0.99, ha="right")
     return figure
@@ -61,7 +68,7 @@ def plot_triangular(lr_min: float, lr_max: float, step_size: int, cycles: int = 
         ax.annotate(f"{name} {bound:g}", (1.01, bound), xycoords=("axes fraction", "data"), va="center", color=GREY)
     ax.set(xlabel="iteration", ylabel="learning rate", xlim=(0, iterations[-1]))
     ax.set_xticks(np.arange(0, 2 * cycles + 1) * step_size)
-    return _label(figure, f"Triangular cyclic learning rate · step size {step_size} iterations", "")
+    return _label(figure, f"Triangular cyclic learning rate · step size {step_size} iterations")
 
 
 def plot_range_test(result: RangeTest) -> Figure:
@@ -91,15 +98,14 @@ def plot_range_test(result: RangeTest) -> Figure:
         ax.annotate(
             f"steepest slope {result.steepest:.2g}\n(torch-lr-finder)",
             (result.steepest, loss),
-            xytext=(0, -14),
+            xytext=(0, 12),
             textcoords="offset points",
             ha="center",
-            va="top",
             fontsize=8,
             color=COLOURS["test"],
         )
         ax.margins(y=0.15)
-    return _label(figure, result.title, f"{result.ended} · {result.provenance}")
+    return _label(figure, result.title, f"{result.ended} · {result.provenance}", result.notes)
 
 
 def plot_schedule(run: Run) -> Figure:
@@ -109,11 +115,11 @@ def plot_schedule(run: Run) -> Figure:
     ax.plot(epoch, run.steps["lr"], color=COLOURS["lr"])
     ax.set(xlabel="epoch", xlim=(0, run.recipe.epochs))
     ax.set_ylabel("learning rate", color=COLOURS["lr"])
-    for step, side in ((0, "left"), (int(np.argmax(run.steps["lr"])), "left"), (len(epoch) - 1, "right")):
+    for step, side in ((0, "left"), (int(np.argmax(run.steps["lr"])), "left"), (-1, "right")):
         ax.annotate(
             f"{run.steps['lr'][step]:.3g}",
             (epoch[step], run.steps["lr"][step]),
-            xytext=(6 if side == "left" else -6, 6),
+            xytext=(8, -3) if side == "left" else (0, 8),
             textcoords="offset points",
             ha=side,
             color=COLOURS["lr"],
@@ -126,7 +132,7 @@ def plot_schedule(run: Run) -> Figure:
     twin.set_ylim(0.8, 1.0)
     twin.grid(False)
     twin.spines["right"].set_visible(True)
-    return _label(figure, run.title, run.provenance)
+    return _label(figure, run.title, run.provenance, run.config["notes"])
 
 
 def _total_steps(run: Run) -> int:
@@ -149,7 +155,7 @@ def plot_curves(run: Run) -> Figure:
                 ax.annotate(
                     text,
                     (epochs[-1], values[-1]),
-                    xytext=(0, 8 if quantity == "loss" else -10),
+                    xytext=(0, 16 if quantity == "loss" else -16),
                     textcoords="offset points",
                     ha="right",
                     va="bottom" if quantity == "loss" else "top",
@@ -162,7 +168,7 @@ def plot_curves(run: Run) -> Figure:
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0][0].set_title("training", color=COLOURS["train"])
     axes[0][1].set_title(" and ".join(NAMES[name] for name in right), color=COLOURS[right[-1]])
-    return _label(figure, run.title, run.provenance)
+    return _label(figure, run.title, run.provenance, run.config["notes"])
 
 
 def _confusion(run: Run) -> np.ndarray:
@@ -188,7 +194,7 @@ def plot_class_accuracy(run: Run) -> Figure:
     )
     ax.set(xlabel="test accuracy (%)", xlim=(0, 100))
     ax.grid(False, axis="y")
-    return _label(figure, run.title, run.provenance)
+    return _label(figure, run.title, run.provenance, run.config["notes"])
 
 
 def plot_confusion_matrix(run: Run) -> Figure:
@@ -209,10 +215,11 @@ def plot_confusion_matrix(run: Run) -> Figure:
         ax=ax,
     )
     ax.set(xlabel="predicted class", ylabel="actual class")
-    return _label(figure, run.title, run.provenance)
+    ax.grid(False)
+    return _label(figure, run.title, run.provenance, run.config["notes"])
 
 
-def show_images(ax: Axes, image: np.ndarray, title: str = "") -> None:
+def show_image(ax: Axes, image: np.ndarray, title: str = "") -> None:
     """One image, its pixels unblurred, without axes."""
     ax.imshow(image, interpolation="nearest")
     ax.set_title(title, fontsize=9)
@@ -226,13 +233,13 @@ def plot_classes(data: Data, per_class: int = 8) -> Figure:
     for label, name in enumerate(data.classes):
         images = data.train.images[np.flatnonzero(data.train.labels == label)[:per_class]]
         for ax, image in zip(axes[label], images, strict=False):
-            show_images(ax, image)
+            show_image(ax, image)
         for ax in axes[label][len(images) :]:
             ax.axis("off")
         axes[label][0].annotate(
             name, (-0.15, 0.5), xycoords="axes fraction", ha="right", va="center", annotation_clip=False
         )
-    return _label(figure, "\n".join((f"{data.name} · training images", *data.notes)), "")
+    return _label(figure, f"{data.name} · training images", notes=data.notes)
 
 
 def plot_augmentation(recipe: Recipe, data: Data, seed: int = 0, images: int = 4, draws: int = 7) -> Figure:
@@ -245,10 +252,9 @@ def plot_augmentation(recipe: Recipe, data: Data, seed: int = 0, images: int = 4
         drawn = augment(np.repeat(image[None], draws, axis=0), pipeline, (seed, row))
         for column, (ax, picture) in enumerate(zip(axes[row], [image, *drawn], strict=True)):
             title = ("original", "augmented")[column] if row == 0 and column < 2 else ""
-            show_images(ax, picture, title)
+            show_image(ax, picture, title)
     names = " → ".join(name for name, _ in recipe.augmentation) or "none"
-    title = f"Augmentation of {recipe.name} · {data.name} · seed {seed}\n{names}"
-    return _label(figure, "\n".join((title, *data.notes)), "")
+    return _label(figure, f"Augmentation of {recipe.name} · {data.name} · seed {seed}\n{names}", notes=data.notes)
 
 
 def plot_softmax_twice(classes: int = 10) -> Figure:
@@ -266,4 +272,4 @@ def plot_softmax_twice(classes: int = 10) -> Figure:
             ha="right", color=colour, fontweight="bold",
         )  # fmt: skip
     ax.set(xlabel="logit of the correct class, the others being 0", ylabel="loss", ylim=(0, None), xlim=(0, 12))
-    return _label(figure, f"A softmax before the cross-entropy, {classes} classes", "")
+    return _label(figure, f"A softmax before the cross-entropy, {classes} classes")

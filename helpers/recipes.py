@@ -5,10 +5,9 @@ recipe, add one to `RECIPES`. Nothing here imports torch, so that mistakes are f
 """
 
 import ast
-import dataclasses
 import difflib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from helpers.errors import CourseError
 
@@ -179,10 +178,19 @@ RECIPES = {
 }
 
 
-def get_recipe(name: str) -> Recipe:
-    """The recipe of that name. Raises CourseError with the nearest names if there is none."""
+# Fast mode: to see that everything works; never a result.
+FAST = {"epochs": 3, "batch_size": 64}
+FAST_LIMIT = 768  # images
+
+
+def get_recipe(name: str, *, fast: bool = False) -> Recipe:
+    """The recipe of that name, in fast mode over a few steps only, to be used with FAST_LIMIT images.
+
+    Raises CourseError with the nearest names if there is none.
+    """
     if name in RECIPES:
-        return RECIPES[name]
+        recipe = RECIPES[name]
+        return replace(with_epochs(recipe, FAST["epochs"]), batch_size=FAST["batch_size"]) if fast else recipe
     near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
     raise CourseError(f"There is no recipe {name!r}; did you mean {' or '.join(near)}?")
 
@@ -192,18 +200,18 @@ def changed(recipe: Recipe, assignments: dict[str, object]) -> Recipe:
 
     Raises CourseError for an unknown name or a value of another type than the recipe's.
     """
-    parts = {"": dataclasses.asdict(recipe), "schedule": vars(recipe.schedule), "model_options": recipe.model_options}
+    parts = {"": asdict(recipe), "schedule": vars(recipe.schedule), "model_options": recipe.model_options}
     parts = {part: dict(values) for part, values in parts.items()}
     fixed = {"name", "title", "schedule", "model_options", "augmentation"}
     where = {key: part for part, values in parts.items() for key in values if key not in fixed}
-    kinds = {item.name: item.type for part in (recipe, recipe.schedule) for item in dataclasses.fields(part)}
+    kinds = {item.name: item.type for part in (recipe, recipe.schedule) for item in fields(part)}
     for key, value in assignments.items():
         if key not in where:
             near = difflib.get_close_matches(key, where, n=3, cutoff=0.5) or sorted(where)
             raise CourseError(f"The recipe {recipe.name} has no value {key!r}; did you mean {' or '.join(near)}?")
         old = parts[where[key]][key]
         parts[where[key]][key] = _checked(kinds.get(key, type(old)), value, key, old)
-    top = parts[""] | {"schedule": dataclasses.replace(recipe.schedule, **parts["schedule"])}
+    top = parts[""] | {"schedule": replace(recipe.schedule, **parts["schedule"])}
     return Recipe(**top | {"model_options": parts["model_options"], "augmentation": recipe.augmentation})
 
 
@@ -236,28 +244,22 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     if type(epochs) is not int or epochs < 1:
         raise CourseError(f"epochs has to be a whole number of 1 or more, not {epochs}.")
     peak = recipe.schedule.peak_epoch * epochs / recipe.epochs
-    return dataclasses.replace(recipe, epochs=epochs, schedule=dataclasses.replace(recipe.schedule, peak_epoch=peak))
-
-
-FAST = {"epochs": 3, "batch_size": 64}
-FAST_LIMIT = 768  # images
-FAST_RANGE_TEST_STEPS = 40
-
-
-def fast(recipe: Recipe) -> Recipe:
-    """A few steps, to see that everything works; to be used with FAST_LIMIT images. Never a result."""
-    return dataclasses.replace(with_epochs(recipe, FAST["epochs"]), batch_size=FAST["batch_size"])
+    return replace(recipe, epochs=epochs, schedule=replace(recipe.schedule, peak_epoch=peak))
 
 
 def differences(recipe: Recipe) -> list[str]:
     """How the recipe differs from the one of its name, as "value=new (recipe: old)"."""
     new, old = as_dict(recipe), as_dict(RECIPES[recipe.name])
-    return [f"{key}={new[key]} (recipe: {old[key]})" for key in new if new[key] != old[key]]
+    return [f"{key}={_short(new[key])} (recipe: {_short(old[key])})" for key in new if new[key] != old[key]]
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def as_dict(recipe: Recipe) -> dict:
     """The recipe as JSON types; the schedule's and the model's values by their own names."""
-    values = dataclasses.asdict(recipe)
+    values = asdict(recipe)
     values["augmentation"] = [[name, dict(arguments)] for name, arguments in recipe.augmentation]
     return json.loads(json.dumps(values.pop("schedule") | values.pop("model_options") | values))
 
@@ -267,4 +269,4 @@ def from_dict(values: dict) -> Recipe:
     base = get_recipe(values["name"])
     fixed = {"name", "title", "augmentation"}
     recipe = changed(base, {key: value for key, value in values.items() if key not in fixed})
-    return dataclasses.replace(recipe, augmentation=tuple((n, a) for n, a in values["augmentation"]))
+    return replace(recipe, augmentation=tuple((n, a) for n, a in values["augmentation"]))

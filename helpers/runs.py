@@ -37,9 +37,8 @@ class Run:
 
     @property
     def title(self) -> str:
-        """What every figure of this run says: recipe, data, seed, and why it is no result, if so."""
-        title = f"{self.config['recipe']['name']} · {self.config['data']['name']} · seed {self.config['seed']}"
-        return "\n".join((title, *self.config["notes"]))
+        """What every figure of this run says."""
+        return f"{self.config['recipe']['name']} · {self.config['data']['name']} · seed {self.config['seed']}"
 
     @property
     def provenance(self) -> str:

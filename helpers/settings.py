@@ -8,6 +8,8 @@ COURSE_FAST   1: a few steps on little data, to see that everything works; never
 import os
 from pathlib import Path
 
+from helpers.recipes import FAST_LIMIT
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -17,6 +19,11 @@ def data_source() -> str:
 
 def runs_folder() -> Path:
     return REPOSITORY / (os.environ.get("COURSE_RUNS") or "runs")  # an absolute path stays as it is
+
+
+def image_limit() -> int | None:
+    """How many images fast mode keeps; None: all of them."""
+    return FAST_LIMIT if fast() else None
 
 
 def fast() -> bool:

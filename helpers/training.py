@@ -108,11 +108,12 @@ def train(
     folder = run_folder(folder, recipe, data, seed)
     runs.open_folder(folder, config)
     if (folder / "summary.json").exists():
-        report(f"{folder} is finished: loaded.")
+        report((folder / "train.log").read_text().rstrip())
+        report(f"This run was finished before: loaded from {folder}.")
         return runs.load_run(folder)
     if (folder / "last.pt").exists():
         training.load_state_dict(load_checkpoint(folder / "last.pt"), folder / "last.pt")
-        report(f"Resuming {folder} after epoch {training.epoch} of {recipe.epochs}.")
+        report("\n".join((*training.log, f"Resuming {folder} after epoch {training.epoch} of {recipe.epochs}.")))
     log = _Log(folder / "train.log", training.log, report)
     if training.epoch == 0:
         log(f"Training {recipe.name} on {data.name}, seed {seed}: {len(loaders['train'].dataset.split):,} images")
