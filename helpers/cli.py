@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
                              help="where run folders are made (default: %(default)s)")  # fmt: skip
         command.add_argument("--fast", action="store_true", default=settings.fast(),
                              help="a few steps on little data, to see that everything works; no result")  # fmt: skip
-        command.add_argument("--seed", type=int, default=0, metavar="N", help="of all randomness (default: 0)")
+        command.add_argument("--seed", default="0", metavar="N", help="of all randomness (default: 0)")
     train.add_argument("--epochs", metavar="N", help="train N epochs, the schedule stretched or squeezed to them")
     train.add_argument("--limit", metavar="N", help="use only N training images, and N test images at most")
     train.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
@@ -54,17 +54,18 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _whole_number(text: str | None, option: str) -> int | None:
-    """The option as a whole number of 1 or more; argparse's own message would be less helpful."""
+def _whole_number(text: str | None, option: str, least: int = 1) -> int | None:
+    """The option as a whole number; argparse's own message would be less helpful."""
     if text is None:
         return None
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise CourseError(f"{option} has to be a whole number of 1 or more, not {text}.")
+    if not (text.isascii() and text.isdigit() and int(text) >= least):
+        raise CourseError(f"{option} has to be a whole number of {least} or more, not {text}.")
     return int(text)
 
 
 def run_train(options: argparse.Namespace) -> None:
     epochs, limit = _whole_number(options.epochs, "--epochs"), _whole_number(options.limit, "--limit")
+    seed = _whole_number(options.seed, "--seed", least=0)
     recipe = recipes.get_recipe(options.recipe, fast=options.fast)
     if options.fast:
         limit = limit or recipes.FAST_LIMIT
@@ -78,12 +79,16 @@ def run_train(options: argparse.Namespace) -> None:
 
     from helpers.training import train  # torch is only loaded once everything above is right
 
-    run = train(recipe, data, options.runs, seed=options.seed)
-    print(f"Run folder: {run.folder}")
+    run = train(recipe, data, options.runs, seed=seed)
+
+    from helpers.plots import save_run_figures
+
+    figures = ", ".join(path.name for path in save_run_figures(run))
+    print(f"Run folder: {run.folder} (with {figures})")
 
 
 def run_lr_find(options: argparse.Namespace) -> None:
-    recipe = recipes.get_recipe(options.recipe, fast=options.fast)
+    recipe, seed = recipes.get_recipe(options.recipe, fast=options.fast), _whole_number(options.seed, "--seed", least=0)
 
     from helpers.data import load_data
 
@@ -92,8 +97,8 @@ def run_lr_find(options: argparse.Namespace) -> None:
     from helpers import lr_finder, plots
 
     steps = lr_finder.FAST_STEPS if options.fast else lr_finder.STEPS
-    result = lr_finder.find_lr(recipe, data, options.runs, seed=options.seed, steps=steps)
-    folder = lr_finder.lr_find_folder(options.runs, recipe, data, options.seed)
+    result = lr_finder.find_lr(recipe, data, options.runs, seed=seed, steps=steps)
+    folder = lr_finder.lr_find_folder(options.runs, recipe, data, seed)
     plots.save(plots.plot_range_test(result), folder / "lr_find.png")
     print("\n".join((result.title, *result.notes)))
     print(f"LRMIN {result.lr_min:g}, LRMAX {result.lr_max:g} ({result.ended})")

@@ -42,8 +42,9 @@ plt.rcParams.update(
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write the figure as PNG, whole or not at all."""
+    """Write the figure as PNG, whole or not at all, and close it."""
     write_atomically(path, lambda file: figure.savefig(file, format="png"))
+    plt.close(figure)
     return path
 
 
@@ -217,6 +218,17 @@ def plot_confusion_matrix(run: Run) -> Figure:
     ax.set(xlabel="predicted class", ylabel="actual class")
     ax.grid(False)
     return _label(figure, run.title, run.provenance, run.config["notes"])
+
+
+def save_run_figures(run: Run) -> list[Path]:
+    """Write the figures of a finished run into its folder."""
+    figures = {
+        "curves.png": plot_curves,
+        "lr.png": plot_schedule,
+        "class_accuracy.png": plot_class_accuracy,
+        "confusion_matrix.png": plot_confusion_matrix,
+    }
+    return [save(plot(run), run.folder / name) for name, plot in figures.items()]
 
 
 def show_image(ax: Axes, image: np.ndarray, title: str = "") -> None:

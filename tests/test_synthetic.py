@@ -2,10 +2,7 @@
 
 import numpy as np
 import pytest
-import torch
-from torch.nn.functional import cross_entropy
 
-from helpers.models import CustomResNet
 from helpers.synthetic import CLASSES, SHAPES, draw
 
 
@@ -82,35 +79,3 @@ def test_a_linear_model_fails():
         weights = x.T @ np.linalg.solve(kernel + strength * np.eye(len(x), dtype=np.float32), targets)
         accuracy = ((x_test @ weights).argmax(axis=1) == y_test).mean()
         assert accuracy < 0.6
-
-
-def as_tensors(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    images, labels = draw(count, seed)
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.25)
-    return x.contiguous(memory_format=torch.channels_last), torch.from_numpy(labels)
-
-
-@pytest.mark.slow
-def test_the_network_learns():
-    """One pass over 6,400 pictures, 100 steps: about a minute on two cores."""
-    batch, steps = 64, 100
-    (x, y), (x_test, y_test) = as_tensors(batch * steps, seed=0), as_tensors(500, seed=1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = CustomResNet(logit_scale=0.125).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=0.1, total_steps=steps, anneal_strategy="linear", cycle_momentum=False
-    )
-    for images, labels in zip(x.split(batch), y.split(batch), strict=True):
-        loss = cross_entropy(model(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    model.eval()
-    with torch.no_grad():
-        predictions = torch.cat([model(images).argmax(1) for images in x_test.split(100)])
-    accuracy = (predictions == y_test).float().mean().item()
-    print(f"accuracy {accuracy:.3f} on {len(x_test)} pictures")
-    assert accuracy > 0.9

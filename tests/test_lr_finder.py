@@ -1,0 +1,161 @@
+import copy
+import dataclasses
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from helpers import lr_finder, synthetic
+from helpers.augmentation import make_loader
+from helpers.data import Data, Split, channel_statistics
+from helpers.devices import Device
+from helpers.errors import CourseError
+from helpers.recipes import changed, get_recipe
+
+FLOAT32 = Device(torch.device("cpu"), torch.float32, "test")
+BFLOAT16 = Device(torch.device("cpu"), torch.bfloat16, "test")
+
+
+@pytest.fixture(scope="module")
+def data():
+    train, test = Split(*synthetic.draw(120, seed=0)), Split(*synthetic.draw(40, seed=1))
+    return Data("synthetic", synthetic.CLASSES, train, test, *channel_statistics(train.images), "none")
+
+
+@pytest.fixture
+def loader(data):
+    return make_loader(data.train, data.mean, data.std, batch_size=20, seed=0)
+
+
+class Linear(nn.Module):
+    """Small enough to sweep in no time; notes the autocast it runs under, and can be made to fail."""
+
+    def __init__(self, nan_after=None):
+        super().__init__()
+        self.fc = nn.Linear(3 * 32 * 32, 10)
+        self.norm = nn.BatchNorm1d(10)
+        self.nan_after, self.calls, self.dtypes = nan_after, 0, set()
+
+    def forward(self, x):
+        self.calls += 1
+        logits = self.norm(self.fc(x.flatten(1)))
+        self.dtypes.add(self.fc(x.flatten(1)).dtype)
+        return logits * (float("nan") if self.nan_after is not None and self.calls > self.nan_after else 1)
+
+
+def everything(model, optimizer):
+    states = [random.getstate(), tuple(np.random.get_state()[1]), torch.get_rng_state().tolist()]
+    return copy.deepcopy((model.state_dict(), optimizer.state_dict(), model.training, *states))
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+@pytest.mark.parametrize("name", ["custom_resnet", "published_s9_onecycle_adam"])
+def test_leaves_model_optimizer_and_random_states_as_they_were(name, loader):
+    recipe = get_recipe(name)
+    model = Linear().eval()
+    optimizer = getattr(torch.optim, recipe.optimizer)(model.parameters(), lr=0.01, weight_decay=0.1)
+    for _ in range(2):  # so that the optimizer has a state to lose
+        model(torch.randn(4, 3, 32, 32)).sum().backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    before = everything(model, optimizer)
+    lr_finder.range_test(model, optimizer, loader, FLOAT32, recipe, steps=20)
+    assert same(before, everything(model, optimizer))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_sweeps_the_range_exponentially_and_suggests_as_the_library_does(loader):
+    recipe, model = get_recipe("custom_resnet"), Linear()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1)
+    lrs, losses, suggestion, ended = lr_finder.range_test(model, optimizer, loader, FLOAT32, recipe, steps=30)
+    assert ended == "the range was swept"
+    np.testing.assert_allclose(lrs, np.geomspace(1e-4, 10, 30), rtol=1e-6)
+    assert suggestion == lrs[10:-5][np.gradient(losses[10:-5]).argmin()]
+
+
+@pytest.mark.parametrize(("device", "dtype"), [(FLOAT32, torch.float32), (BFLOAT16, torch.bfloat16)])
+def test_runs_in_the_precision_of_the_device(loader, device, dtype):
+    model = Linear()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1)
+    lr_finder.range_test(model, optimizer, loader, device, get_recipe("custom_resnet"), steps=3)
+    assert model.dtypes == {dtype}
+
+
+def test_cuts_the_curve_where_the_loss_is_no_longer_finite(loader):
+    model = Linear(nan_after=8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1)
+    lrs, losses, suggestion, ended = lr_finder.range_test(
+        model, optimizer, loader, FLOAT32, get_recipe("custom_resnet"), steps=20
+    )
+    assert len(lrs) == len(losses) == 8 and np.isfinite(losses).all()
+    assert suggestion is None  # too few points
+    assert "not finite at LR 0.013" in ended  # 1e-4 * 10 ** (5 * 8 / 19)
+
+
+LRS = np.geomspace(1e-4, 10, 51)  # ten steps a decade
+
+
+def curve(*points):
+    """Losses at LRS, linear in log LR between (lr, loss) points."""
+    at, losses = zip(*points, strict=True)
+    return np.interp(np.log10(LRS), np.log10(at), losses)
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        # Falls by 1 between 1e-3 and 1e-1: a tenth at 10^-2.8 = 0.0016. Climbs back a quarter at 0.18.
+        (((1e-4, 2.0), (1e-3, 2.0), (1e-1, 1.0), (1, 2.0), (10, 5.0)), (0.001, 0.1)),
+        # The same, then a second and deeper fall, which must not count.
+        (((1e-4, 2.0), (1e-3, 2.0), (1e-1, 1.0), (1, 2.0), (10, 0.1)), (0.001, 0.1)),
+        # Small wiggles before the descent are no climb.
+        (((1e-4, 2.0), (2e-4, 1.99), (4e-4, 2.0), (1e-3, 2.0), (0.1, 1.0), (1, 2.0), (10, 9.0)), (0.001, 0.1)),
+        # No climb at all: the range ends before the network is thrown off.
+        (((1e-4, 2.0), (1e-2, 2.0), (10, 1.0)), (0.01, 10.0)),  # a tenth at 10^-1.7 = 0.01995
+    ],
+)
+def test_rule_on_curves_made_by_hand(points, expected):
+    assert lr_finder.read_curve(LRS, curve(*points)) == expected
+
+
+@pytest.mark.parametrize("losses", [np.full(51, 2.3), np.linspace(2.3, 9, 51), np.array([])])
+def test_rule_refuses_a_loss_that_never_fell(losses):
+    with pytest.raises(CourseError, match="never fell"):
+        lr_finder.read_curve(LRS[: len(losses)], losses)
+
+
+@pytest.fixture
+def linear_models(monkeypatch):
+    monkeypatch.setattr(lr_finder, "make_model", lambda recipe, classes: Linear())
+
+
+def test_find_lr_uses_training_data_only_and_is_recorded(data, linear_models, tmp_path, monkeypatch):
+    recipe = changed(get_recipe("custom_resnet"), {"batch_size": 20})
+    found = lr_finder.find_lr(recipe, data, tmp_path / "a", steps=40)
+    other = dataclasses.replace(data, test=Split(255 - data.test.images, data.test.labels))
+    assert lr_finder.find_lr(recipe, other, tmp_path / "b", steps=40).losses == found.losses
+    assert 0 < found.lr_min < found.lr_max
+    path = lr_finder.lr_find_folder(tmp_path / "a", recipe, data, 0) / "lr_find.json"
+    assert lr_finder.load_lr(path) == found
+    monkeypatch.setattr(lr_finder, "range_test", None)  # recorded: not swept again, whatever the schedule
+    assert lr_finder.find_lr(changed(recipe, {"lr_max": 0.3}), data, tmp_path / "a", steps=40) == found
+
+
+def test_load_lr_names_the_damaged_or_missing_file(tmp_path):
+    with pytest.raises(CourseError, match=r"lr_find\.json is missing"):
+        lr_finder.load_lr(tmp_path / "lr_find.json")
+    (tmp_path / "lr_find.json").write_text(json.dumps({"lr_min": 1})[:-3])
+    with pytest.raises(CourseError, match=r"lr_find\.json is damaged"):
+        lr_finder.load_lr(tmp_path / "lr_find.json")

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+
+from helpers.errors import CourseError
+from helpers.recipes import RECIPES, OneCycle
+from helpers.schedules import make_scheduler, momentum_of, one_cycle, triangular
+
+
+def optimizer_for(name="SGD", lr=0.1):
+    options = {"momentum": 0.9} if name == "SGD" else {}
+    return getattr(torch.optim, name)([torch.nn.Parameter(torch.zeros(1))], lr=lr, **options)
+
+
+def values_over(scheduler, optimizer, steps):
+    """(lr, momentum) at every step, the scheduler stepped between them."""
+    values = []
+    for step in range(steps):
+        values.append((optimizer.param_groups[0]["lr"], momentum_of(optimizer)))
+        optimizer.step()
+        if step < steps - 1:
+            scheduler.step()
+    return np.array(values).T
+
+
+@pytest.mark.parametrize(("epochs", "steps_per_epoch", "peak"), [(24, 98, 5), (24, 1, 5), (10, 7, 2.5), (3, 12, 1)])
+def test_one_cycle_follows_the_formula(epochs, steps_per_epoch, peak):
+    low, high, total = 0.002, 0.4, epochs * steps_per_epoch
+    optimizer = optimizer_for()
+    scheduler = one_cycle(OneCycle(lr_max=high, lr_min=low, peak_epoch=peak), optimizer, epochs, steps_per_epoch)
+    lr, momentum = values_over(scheduler, optimizer, total)
+    top = peak * steps_per_epoch - 1
+    k = np.arange(total)
+    expected = np.where(k <= top, low + (high - low) * k / top, high - (high - low) * (k - top) / (total - 1 - top))
+    np.testing.assert_allclose(lr, expected, rtol=1e-9)
+    assert lr[0] == pytest.approx(low) and lr[-1] == pytest.approx(low)
+    if top == int(top):
+        assert lr[int(top)] == pytest.approx(high) and lr.argmax() == top
+    assert (momentum == 0.9).all()
+
+
+def test_one_cycle_cycles_momentum_against_the_learning_rate():
+    optimizer = optimizer_for()
+    schedule = OneCycle(lr_max=1.0, lr_min=0.1, peak_epoch=2, momentum_min=0.85, momentum_max=0.95)
+    lr, momentum = values_over(one_cycle(schedule, optimizer, 6, 5), optimizer, 30)
+    np.testing.assert_allclose((lr - 0.1) / 0.9, (0.95 - momentum) / 0.1, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "steps_per_epoch", "given"),
+    [
+        ("published_s8_onecycle_sgd", 98, {"max_lr": 0.1834, "total_steps": 24, "pct_start": 5 / 24}),
+        ("published_s9_onecycle_adam", 98, {"max_lr": 0.0026827, "total_steps": 24 * 98, "pct_start": 0.2}),
+    ],
+)
+def test_published_schedules_are_torchs_with_its_defaults(recipe, steps_per_epoch, given):
+    recipe = RECIPES[recipe]
+    ours, theirs = optimizer_for(recipe.optimizer), optimizer_for(recipe.optimizer)
+    scheduler = make_scheduler(recipe, ours, steps_per_epoch)
+    reference = torch.optim.lr_scheduler.OneCycleLR(theirs, **given)
+    steps = given["total_steps"]
+    np.testing.assert_allclose(values_over(scheduler, ours, steps), values_over(reference, theirs, steps), rtol=1e-9)
+
+
+def test_one_cycle_refuses_fewer_than_three_steps():
+    with pytest.raises(CourseError, match="three steps"):
+        one_cycle(OneCycle(lr_max=0.4, lr_min=0.002, peak_epoch=1), optimizer_for(), 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("iteration", "expected"), [(0, 0.1), (50, 0.35), (100, 0.6), (150, 0.35), (200, 0.1), (300, 0.6), (425, 0.225)]
+)
+def test_triangular_by_hand(iteration, expected):
+    assert triangular(np.array(iteration), 100, 0.1, 0.6) == pytest.approx(expected)

@@ -1,0 +1,204 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from helpers import synthetic, training
+from helpers.data import Data, Split, channel_statistics, load_data
+from helpers.devices import pick_device
+from helpers.errors import CourseError
+from helpers.evaluation import confusion_matrix, cross_entropy_of_softmax, loss_and_accuracy
+from helpers.models import load_model
+from helpers.recipes import changed, get_recipe, with_epochs
+from helpers.runs import HISTORY_COLUMNS, load_run
+
+
+@pytest.fixture(scope="module")
+def data():
+    train, test = Split(*synthetic.draw(70, seed=0)), Split(*synthetic.draw(40, seed=1))
+    return Data("synthetic", synthetic.CLASSES, train, test, *channel_statistics(train.images), "0123")
+
+
+def small(name="custom_resnet", **values):
+    """The recipe over three epochs of three steps, the last step being smaller: 70 = 32 + 32 + 6."""
+    return changed(with_epochs(get_recipe(name), 3), {"batch_size": 32, **values})
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    lines = []
+    run = training.train(small(), data, tmp_path_factory.mktemp("runs"), report=lines.append)
+    return run, lines
+
+
+def test_run_folder_holds_what_is_promised(finished, data):
+    run, lines = finished
+    files = {"config.json", "history.csv", "steps.csv", "train.log", "last.pt", "best.pt", "summary.json"}
+    assert {path.name for path in run.folder.iterdir()} == files
+    assert run.folder.name == "custom_resnet-synthetic-seed0"
+    assert tuple(run.history) == HISTORY_COLUMNS and list(run.history["epoch"]) == [1, 2, 3]
+    assert (run.folder / "train.log").read_text().splitlines() == lines
+    for part in ("last", "best"):
+        state = torch.load(run.folder / f"{part}.pt", weights_only=True)
+        assert sum(v.numel() for k, v in state["model"].items() if "running" not in k and "num_" not in k) == 6_573_130
+    assert {"device", "torch", "precision", "data", "seed", "code"} <= run.summary.keys()
+    assert run.summary["data"]["train_images"] == 70 and run.summary["data"]["fingerprint"] == data.fingerprint
+
+
+def test_log_lines_are_those_of_the_assignments(finished):
+    run, lines = finished
+    accuracy = run.history["test_acc"][1]
+    correct = round(accuracy * 40 / 100)
+    assert "EPOCH: 2" in lines
+    expected = f"Test set: Average loss: {run.history['test_loss'][1]:.4f}, Accuracy: {correct}/40 ({accuracy:.2f}%)"
+    assert expected in lines
+
+
+def test_learning_rates_are_recorded_as_the_optimizer_had_them(finished):
+    run, _ = finished
+    schedule, total = run.recipe.schedule, 9
+    k, top = np.arange(total), max(schedule.peak_epoch * 3, 2) - 1
+    up = schedule.lr_min + (schedule.lr_max - schedule.lr_min) * k / top
+    down = schedule.lr_max - (schedule.lr_max - schedule.lr_min) * (k - top) / (total - 1 - top)
+    np.testing.assert_allclose(run.steps["lr"], np.where(k <= top, up, down), rtol=1e-6)
+    np.testing.assert_allclose(run.history["lr"], run.steps["lr"][2::3], rtol=1e-6)
+
+
+def test_reported_figures_are_those_of_the_saved_model(finished, data):
+    run, _ = finished
+    mean, std = (np.asarray(v, dtype=np.float32) for v in (data.mean, data.std))
+    x = torch.from_numpy((data.test.images / np.float32(255) - mean) / std).permute(0, 3, 1, 2)
+    with torch.no_grad(), pick_device().autocast():
+        logits = load_model(run)(x.contiguous(memory_format=torch.channels_last)).float()
+    labels = torch.from_numpy(data.test.labels)
+    assert run.summary["reported"]["test_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=0.02)
+    predicted = logits.argmax(1).numpy()
+    expected = np.zeros((10, 10), int)
+    np.add.at(expected, (data.test.labels, predicted), 1)
+    assert np.abs(np.array(run.summary["confusion_matrix"]) - expected).sum() <= 2  # a rounding apart at most
+    assert np.trace(run.summary["confusion_matrix"]) / 40 * 100 == run.summary["reported"]["test_acc"]
+
+
+def test_training_averages_are_over_images_not_batches(data):
+    """With a learning rate that changes nothing, the epoch's figures are those of its batches by hand."""
+    recipe = small(lr_max=2e-12, lr_min=1e-12, ema_decay=0.0, weight_decay=0.0, label_smoothing=0.3)
+    device = pick_device()
+    loader = training.make_loaders(recipe, data, 0, device)["train"]
+    torch.manual_seed(0)
+    state = training._Training(recipe, 10, len(loader), device)
+    row = state._train_epoch(loader)
+    loss_sum = correct = 0
+    loader.sampler.epoch = state.epoch
+    with torch.no_grad(), device.autocast():
+        for images, labels in loader:
+            logits = state.model(images).float()
+            loss_sum += F.cross_entropy(logits, labels, reduction="sum").item()
+            correct += (logits.argmax(1) == labels).sum().item()
+    assert row["images"] == 70 and row["correct"] == correct
+    assert row["train_loss"] == pytest.approx(loss_sum / 70, rel=1e-4)
+    assert row["train_acc"] == pytest.approx(100 * correct / 70)
+
+
+def test_loss_accuracy_and_confusion_by_hand():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
+    labels = torch.tensor([0, 0, 1])
+    losses = [math.log(1 + math.exp(-2)), math.log(1 + math.exp(1)), math.log(1 + math.exp(3))]
+    loss, correct = loss_and_accuracy(logits, labels)
+    assert loss == pytest.approx(sum(losses) / 3) and correct == 1
+    assert confusion_matrix(logits, labels).tolist() == [[1, 1], [1, 0]]
+
+
+def test_softmax_before_the_cross_entropy_has_a_floor():
+    logits = torch.zeros(1, 10)
+    logits[0, 3] = 1000.0
+    assert cross_entropy_of_softmax(logits, torch.tensor([3])).item() == pytest.approx(math.log(math.e + 9) - 1)
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_interrupted_run_ends_like_an_undisturbed_one(finished, data, tmp_path, epoch):
+    run, _ = finished
+
+    def interrupt(line):
+        if line == f"EPOCH: {epoch}":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(small(), data, tmp_path, report=interrupt)
+    resumed = training.train(small(), data, tmp_path, report=lambda line: None)
+    for name in ("train.log", "steps.csv"):
+        assert (resumed.folder / name).read_text() == (run.folder / name).read_text()
+    for column in set(HISTORY_COLUMNS) - {"seconds"}:
+        np.testing.assert_array_equal(resumed.history[column], run.history[column])
+    ours, theirs = (torch.load(r.folder / "last.pt", weights_only=True) for r in (resumed, run))
+    for part in ("model", "trained_model"):
+        assert all(torch.equal(ours[part][key], theirs[part][key]) for key in theirs[part])
+
+
+def test_finished_run_is_loaded_not_trained(finished, data, monkeypatch):
+    run, lines = finished
+    monkeypatch.setattr(training._Training, "run_epoch", None)
+    again = []
+    loaded = training.train(small(), data, run.folder.parent, report=again.append)
+    assert loaded.summary == run.summary and lines[-1] in again[0]
+
+
+def test_other_configuration_is_refused_with_the_difference(finished, data):
+    run, _ = finished
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+    with pytest.raises(CourseError, match=r"lr_max: 0\.4 there, 0\.3 asked for"):
+        training.train(small(lr_max=0.3), data, run.folder.parent)
+    assert before == {path.name: path.read_bytes() for path in run.folder.iterdir()}
+
+
+def test_learning_rate_per_epoch_where_the_recipe_steps_per_epoch(data, tmp_path):
+    run = training.train(small("published_s8_onecycle_sgd"), data, tmp_path, report=lambda line: None)
+    lr = run.steps["lr"].reshape(3, 3)
+    assert (lr == lr[:, :1]).all() and len(set(lr[:, 0])) == 3
+    assert run.summary["reported"]["test_loss"] > 1.461
+
+
+def test_validation_images_are_held_out(data, tmp_path):
+    recipe = small(validation_images=20, select="val_acc", batch_size=25)
+    run = training.train(recipe, data, tmp_path, report=lambda line: None)
+    assert np.isfinite(run.history["val_acc"]).all()
+    assert len(run.steps["step"]) == 3 * 2  # 50 images in batches of 25
+    best = int(run.history["val_acc"].argmax())  # argmax is the first, as a later tie does not replace it
+    assert run.summary["reported"]["epoch"] == best + 1
+    assert run.summary["reported"]["test_acc"] == pytest.approx(run.history["test_acc"][best])
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"batch_size": 71}, r"batch_size=71 is larger than the training set \(70 images\)"),
+        ({"validation_images": 70}, "validation_images=70 leaves none"),
+    ],
+)
+def test_impossible_requests_leave_nothing_behind(data, tmp_path, values, sentence):
+    with pytest.raises(CourseError, match=sentence):
+        training.train(small(**values), data, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoint(data, tmp_path):
+    recipe = small(lr_max=1e30, lr_min=1e-3, ema_decay=0.0, peak_epoch=2)
+    with pytest.raises(CourseError, match="not finite: lower the learning rate"):
+        training.train(recipe, data, tmp_path, report=lambda line: None)
+    assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("summary.json"))
+    for path in tmp_path.rglob("last.pt"):
+        assert all(v.isfinite().all() for v in torch.load(path, weights_only=True)["model"].values())
+
+
+def test_a_run_without_its_files_is_named(tmp_path):
+    with pytest.raises(CourseError, match=r"config\.json is missing"):
+        load_run(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_network_learns_the_synthetic_pictures(tmp_path):
+    """Two passes over 3,200 pictures: half a minute on two cores with bfloat16."""
+    recipe = changed(with_epochs(get_recipe("custom_resnet"), 2), {"batch_size": 64, "lr_max": 0.1})
+    run = training.train(recipe, load_data("synthetic", limit=3200), tmp_path, report=print)
+    assert run.summary["reported"]["test_acc"] > 90
