@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers.errors import CourseError
+from helpers.progress import progress_bar
 from helpers.settings import REPOSITORY
 
 SIZE = 32  # pixels: the networks of the course are made for 32x32 images
@@ -290,15 +291,13 @@ def _decode(path: Path) -> tuple[np.ndarray, bool]:
 
 
 def _decode_folder(folder: Path, files: dict) -> dict:
-    from tqdm.auto import tqdm
-
     splits, resized = [], 0
     for part, classes in files.items():
         paths = [folder / part / name / entry[0] for name, entries in classes.items() for entry in entries]
         images = np.empty((len(paths), SIZE, SIZE, 3), dtype=np.uint8)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             decoded = pool.map(_decode, paths)
-            for i, (image, other_size) in enumerate(tqdm(decoded, f"Decoding {part}", len(paths), unit=" images")):
+            for i, (image, other_size) in enumerate(progress_bar(decoded, f"Decoding {part}", len(paths), " images")):
                 images[i] = image
                 resized += other_size
         labels = np.repeat(np.arange(len(classes)), [len(entries) for entries in classes.values()])

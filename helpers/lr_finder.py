@@ -34,11 +34,11 @@ from helpers.devices import Device, pick_device
 from helpers.errors import CourseError
 from helpers.evaluation import LOSSES
 from helpers.models import make_model
+from helpers.progress import progress_bar
 from helpers.recipes import OneCycle, Recipe
 from helpers.training import (
     make_loaders,
     make_optimizer,
-    progress_bar,
     random_states,
     restore_random_states,
     run_folder,

@@ -2,17 +2,18 @@
 
 import json
 import math
+import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
+from torch.utils.data import DataLoader
 
 from helpers import runs
 from helpers.augmentation import make_loader
@@ -22,6 +23,7 @@ from helpers.devices import Device, pick_device
 from helpers.errors import CourseError
 from helpers.evaluation import LOSSES, confusion_matrix, loss_and_accuracy, predict, to_device
 from helpers.models import make_model
+from helpers.progress import progress_bar
 from helpers.recipes import Recipe
 from helpers.schedules import make_scheduler, momentum_of
 
@@ -54,7 +56,7 @@ def make_loaders(recipe: Recipe, data: Data, seed: int, device: Device) -> dict:
             batch_size=recipe.batch_size,
             augmentation=recipe.augmentation,
             seed=seed,
-            workers=2 if on_cuda and recipe.augmentation else 0,  # on the CPU the cores are busy anyway
+            workers=min(8, os.cpu_count() or 1) if on_cuda else 0,  # on the CPU the cores are busy anyway
             **common,
         )
     }
@@ -114,35 +116,27 @@ def train(
     if (folder / "last.pt").exists():
         training.load_state_dict(load_checkpoint(folder / "last.pt"), folder / "last.pt")
         report("\n".join((*training.log, f"Resuming {folder} after epoch {training.epoch} of {recipe.epochs}.")))
-    log = _Log(folder / "train.log", training.log, report)
+
+    def log(line: str) -> None:
+        training.log.append(line)
+        report(line)
+
     if training.epoch == 0:
         log(f"Training {recipe.name} on {data.name}, seed {seed}: {len(loaders['train'].dataset.split):,} images")
         for note in config["notes"]:
             log(f"NOTE: {note}")
-
+    _write_tables(folder, training)  # again after an interruption: they may be older than the checkpoint
     while training.epoch < recipe.epochs:
         training.run_epoch(loaders, log)
-        save_checkpoint(folder / "last.pt", training.state_dict())
-        _write_tables(folder, training)
-        log.write()
+        # best.pt first: killed between the two, the run repeats this epoch and writes the same again.
         if training.is_best():
             save_checkpoint(folder / "best.pt", {"model": training.evaluated.state_dict(), "epoch": training.epoch})
+        save_checkpoint(folder / "last.pt", training.state_dict())
+        _write_tables(folder, training)
+    summary = _summary(folder, config, training, loaders["test"], log)
     _write_tables(folder, training)
-    return _finish(folder, config, training, loaders["test"], device, log)
-
-
-class _Log:
-    """Lines of the log: reported at once, written to the file when an epoch is saved."""
-
-    def __init__(self, path: Path, lines: list[str], report: Callable[[str], None]):
-        self.path, self.lines, self.report = path, lines, report
-
-    def __call__(self, line: str) -> None:
-        self.lines.append(line)
-        self.report(line)
-
-    def write(self) -> None:
-        write_text(self.path, "\n".join(self.lines) + "\n")
+    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return runs.load_run(folder)
 
 
 class _Training:
@@ -151,9 +145,7 @@ class _Training:
     def __init__(self, recipe: Recipe, classes: int, steps_per_epoch: int, device: Device):
         self.recipe, self.device = recipe, device
         self.model = device.place(make_model(recipe, classes))
-        self.ema = None
-        if recipe.ema_decay:
-            self.ema = AveragedModel(self.model, use_buffers=True)
+        self.ema = AveragedModel(self.model, use_buffers=True) if recipe.ema_decay else None
         self.optimizer = make_optimizer(recipe, self.model)
         self.scheduler = make_scheduler(recipe, self.optimizer, steps_per_epoch)
         self.scaler = device.scaler()
@@ -216,7 +208,7 @@ class _Training:
                 log(_line({"val": "Validation", "test": "Test"}[name], loss, correct, len(labels)))
         self.history.append(row | {"seconds": time.perf_counter() - started})
 
-    def _train_epoch(self, loader: torch.utils.data.DataLoader) -> dict:
+    def _train_epoch(self, loader: DataLoader) -> dict:
         recipe, loss_function = self.recipe, LOSSES[self.recipe.loss]
         loader.sampler.epoch = self.epoch
         self.model.train()
@@ -250,7 +242,7 @@ class _Training:
                 lr = self.optimizer.param_groups[0]["lr"]
                 self.steps.append({"step": len(self.steps), "lr": lr, "momentum": momentum_of(self.optimizer)})
                 if recipe.schedule.step == "batch":
-                    self._step_scheduler(recipe.epochs * len(loader))
+                    self._step_scheduler()
                 if not bar.disable and time.perf_counter() - read > 0.5:
                     read = time.perf_counter()
                     loss_so_far, accuracy = loss_sum.item() / images_seen, 100 * correct.item() / images_seen
@@ -258,7 +250,7 @@ class _Training:
                         f"Loss={loss_so_far:.4f} Batch_id={batch_id} LR={lr:.5f} Accuracy={accuracy:.2f}", refresh=False
                     )
         if recipe.schedule.step == "epoch":
-            self._step_scheduler(recipe.epochs)
+            self._step_scheduler()
         mean_loss = loss_sum.item() / images_seen
         if not math.isfinite(mean_loss):
             raise CourseError(
@@ -274,8 +266,8 @@ class _Training:
             "images": images_seen,
         }
 
-    def _step_scheduler(self, total: int) -> None:
-        if self.scheduler.last_epoch < total - 1:  # after the last step there is no next learning rate
+    def _step_scheduler(self) -> None:
+        if self.scheduler.last_epoch + 1 < self.scheduler.total_steps:  # the last step has no successor
             self.scheduler.step()
 
     def is_best(self) -> bool:
@@ -290,44 +282,36 @@ def _line(name: str, loss: float, correct: int, images: int) -> str:
     return f"{name} set: Average loss: {loss:.4f}, Accuracy: {correct}/{images} ({100 * correct / images:.2f}%)"
 
 
-def progress_bar(iterable: Iterable, title: str | None = None) -> tqdm:
-    """A progress bar where someone can watch it: in a terminal or a notebook."""
-    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return tqdm(iterable, title, leave=False, mininterval=0.5, disable=not watched, dynamic_ncols=True)
-
-
 def _write_tables(folder: Path, training: _Training) -> None:
     write_text(folder / "history.csv", runs.to_csv(runs.HISTORY_COLUMNS, training.history))
     write_text(folder / "steps.csv", runs.to_csv(runs.STEP_COLUMNS, training.steps))
+    write_text(folder / "train.log", "\n".join(training.log) + "\n")
 
 
-def _finish(
-    folder: Path, config: dict, training: _Training, test_loader: torch.utils.data.DataLoader, device: Device, log: _Log
-) -> runs.Run:
-    """Evaluate the reported model once more, as its file holds it, and write the summary."""
-    if not (folder / "best.pt").exists():  # killed between the last epoch and this
-        save_checkpoint(folder / "best.pt", {"model": training.evaluated.state_dict(), "epoch": training.epoch})
-    best = load_checkpoint(folder / "best.pt")
-    model = training.evaluated
+def _summary(folder: Path, config: dict, training: _Training, loader: DataLoader, log: Callable[[str], None]) -> dict:
+    """The final figures, measured on the reported model as `best.pt` holds it."""
+    best, model = load_checkpoint(folder / "best.pt"), training.evaluated
     model.load_state_dict(best["model"])
-    logits, labels = predict(model, test_loader, device)
+    logits, labels = predict(model, loader, training.device)
     loss, correct = loss_and_accuracy(logits, labels, training.recipe.loss)
-    row = training.history[-1]
-    summary = {
+    chosen_by = "last epoch" if training.recipe.select == "last" else training.recipe.select
+    log(f"Reported: epoch {best['epoch']} ({chosen_by})")
+    log(_line("Test", loss, correct, len(labels)))
+    return {
         "recipe": training.recipe.name,
         "reported": {
             "epoch": best["epoch"],
-            "chosen_by": {"last": "last epoch"}.get(training.recipe.select, training.recipe.select),
+            "chosen_by": chosen_by,
             "test_loss": loss,
             "test_acc": 100 * correct / len(labels),
         },
-        "last_epoch": {key: value for key, value in row.items() if key != "seconds"},
-        "best_test_acc": max(r["test_acc"] for r in training.history),
+        "last_epoch": {key: value for key, value in training.history[-1].items() if key != "seconds"},
+        "best_test_acc": max(row["test_acc"] for row in training.history),
         "confusion_matrix": confusion_matrix(logits, labels).tolist(),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "seconds": sum(r["seconds"] for r in training.history),
-        "device": device.name,
-        "precision": device.precision,
+        "seconds": sum(row["seconds"] for row in training.history),
+        "device": training.device.name,
+        "precision": training.device.precision,
         "torch": torch.__version__,
         "python": sys.version.split()[0],
         "data": config["data"],
@@ -335,8 +319,3 @@ def _finish(
         "notes": config["notes"],
         "code": runs.code_version(),
     }
-    log(f"Reported: epoch {best['epoch']} ({summary['reported']['chosen_by']})")
-    log(_line("Test", loss, correct, len(labels)))
-    log.write()
-    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    return runs.load_run(folder)
