@@ -17,12 +17,12 @@ import contextlib
 import io
 import json
 import math
+import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch_lr_finder.lr_finder as library
 from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import DataLoader
@@ -44,6 +44,10 @@ from helpers.training import (
     run_folder,
     seed_everything,
 )
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message=".*tqdm.autonotebook")  # its bar is replaced below
+    import torch_lr_finder.lr_finder as library
 
 START_LR, END_LR = {"SGD": 1e-4, "Adam": 1e-6}, {"SGD": 10.0, "Adam": 1.0}  # the range that is swept
 STEPS, FAST_STEPS = 100, 40
