@@ -223,7 +223,9 @@ def _decode_cifar10(root: Path) -> dict:
         raise CourseError(
             f"CIFAR-10 could not be downloaded ({error}): {by_hand}; or use --data synthetic, or a folder of images."
         ) from error
-    splits = (Split(part.data, np.array(part.targets, dtype=np.int64)) for part in (train, test))
+    splits = (  # torchvision's arrays are transposed views: digests need their bytes in order
+        Split(np.ascontiguousarray(part.data), np.array(part.targets, dtype=np.int64)) for part in (train, test)
+    )
     return _prepare(tuple(train.classes), *splits, notes=())
 
 
