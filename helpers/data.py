@@ -8,9 +8,9 @@ the same pictures give the same training.
 import hashlib
 import os
 import sys
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -165,21 +165,24 @@ def _prepare(classes: tuple[str, ...], train: Split, test: Split, notes: tuple[s
 def _cached(path: Path, stamp: str, build: Callable[[], dict], name: str) -> Data:
     """The data cached at `path` if it was made from the same `stamp`, otherwise built and cached."""
     stamp = f"{CACHE_FORMAT} {stamp}"
+    with suppress(Exception), np.load(path, allow_pickle=False) as cache:  # none yet, or damaged: it is only a copy
+        if str(cache["stamp"]) == stamp:
+            return _as_data(cache, name)
+    arrays = build()
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with np.load(path, allow_pickle=False) as cache:
-            arrays = dict(cache) if str(cache["stamp"]) == stamp else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        arrays = None  # no cache yet, or a damaged one: it is only a copy
-    if arrays is None:
-        arrays = build()
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, stamp=np.array(stamp), **arrays)
-            temporary.replace(path)
-        except OSError as error:
+        with temporary.open("wb") as file:
+            np.savez(file, stamp=np.array(stamp), **arrays)
+        temporary.replace(path)
+    except OSError as error:
+        print(f"The decoded images are not cached ({error}); the next start decodes again.", file=sys.stderr)
+    finally:
+        with suppress(OSError):  # a read-only file system refuses even what is not there
             temporary.unlink(missing_ok=True)
-            print(f"The decoded images are not cached ({error}); the next start decodes again.", file=sys.stderr)
+    return _as_data(arrays, name)
+
+
+def _as_data(arrays: Mapping[str, np.ndarray], name: str) -> Data:
     return Data(
         name=name,
         classes=tuple(map(str, arrays["classes"])),
