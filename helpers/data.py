@@ -226,6 +226,9 @@ def _decode_cifar10(root: Path) -> dict:
         raise CourseError(
             f"CIFAR-10 could not be downloaded ({error}): {by_hand}; or use --data synthetic, or a folder of images."
         ) from error
+    finally:
+        if archive.exists() and not check_integrity(str(archive), CIFAR10.tgz_md5):
+            archive.unlink()  # there was none, or a good one: this is an interrupted download
     splits = (  # torchvision's arrays are transposed views: digests need their bytes in order
         Split(np.ascontiguousarray(part.data), np.array(part.targets, dtype=np.int64)) for part in (train, test)
     )
