@@ -101,12 +101,16 @@ def stratified_split(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndar
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (3,) over all pixels / 255, exact: from each channel's histogram."""
+    """Mean and standard deviation (3,) over all pixels / 255, from each channel's histogram.
+
+    The deviation of a constant channel is given as 1, so that it can be divided by.
+    """
     counts = np.stack([np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(3)])
-    values = np.arange(256) / 255
+    levels = np.arange(256)
     total = counts.sum(axis=1)
-    mean = counts @ values / total
-    return mean, np.sqrt(counts @ values**2 / total - mean**2)
+    mean = counts @ levels / total
+    variance = (counts * (levels - mean[:, None]) ** 2).sum(axis=1) / total
+    return mean / 255, np.where(variance > 0, np.sqrt(variance) / 255, 1.0)
 
 
 def _limited(data: Data, limit: int) -> Data:
