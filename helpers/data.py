@@ -279,7 +279,10 @@ def _list_images(folder: Path, part: str) -> dict[str, list[tuple[str, int, int]
             images = [e for e in entries if Path(e.name).suffix.lower() in SUFFIXES and e.name[0] != "."]
         if not images:
             raise CourseError(f"The class folder {directory} holds no image: add some, or remove the folder.")
-        classes[directory.name] = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in images)
+        try:
+            classes[directory.name] = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in images)
+        except OSError as error:  # a link to nowhere
+            raise CourseError(f"The image {error.filename} cannot be read ({error}): mend or remove it.") from error
     if len(classes) < 2:
         raise CourseError(f"{folder / part} has {len(classes)} class folders: a classifier needs at least two.")
     return classes
