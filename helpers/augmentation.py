@@ -28,22 +28,22 @@ def compose(augmentation: tuple, mean: np.ndarray) -> A.Compose:
     """The albumentations pipeline of a recipe's (name, arguments) list, for uint8 RGB images.
 
     In the arguments "mean" stands for the channel means, `mean` * 255 rounded, and a word that begins
-    with "BORDER_" for OpenCV's constant. Raises CourseError for an unknown name or argument.
+    with "BORDER_" for OpenCV's constant. Raises CourseError for an unknown name or argument, or a bad value.
     """
     words = {"mean": tuple(int(value) for value in np.round(mean * 255))}
+    words |= {name: getattr(cv2, name) for name in dir(cv2) if name.startswith("BORDER_")}
     transforms = []
     for name, arguments in augmentation:
-        if not hasattr(A, name):
+        transform = getattr(A, name, None)
+        if not isinstance(transform, type):
             raise CourseError(f"albumentations has no transform {name!r}: see https://albumentations.ai/docs.")
-        given = {
-            key: getattr(cv2, value) if str(value).startswith("BORDER_") else words.get(str(value), value)
-            for key, value in arguments.items()
-        }
-        transforms.append(getattr(A, name)(**given))
-    try:
-        return A.Compose(transforms, strict=True)
-    except ValueError as error:
-        raise CourseError(f"The augmentation cannot be built: {error}") from error
+        given = {key: words.get(value, value) if type(value) is str else value for key, value in arguments.items()}
+        try:
+            transforms.append(transform(**given, strict=True))
+        except (TypeError, ValueError) as error:
+            problem = " ".join(str(error).split()).partition(" For further information")[0]
+            raise CourseError(f"The transform {name} cannot be built with {dict(arguments)}: {problem}") from error
+    return A.Compose(transforms, strict=True)
 
 
 def augment(images: np.ndarray, pipeline: A.Compose, seed: int | tuple[int, ...]) -> np.ndarray:
