@@ -269,4 +269,8 @@ def from_dict(values: dict) -> Recipe:
     base = get_recipe(values["name"])
     fixed = {"name", "title", "augmentation"}
     recipe = changed(base, {key: value for key, value in values.items() if key not in fixed})
-    return replace(recipe, augmentation=tuple((n, a) for n, a in values["augmentation"]))
+    augmentation = (
+        (name, {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()})
+        for name, arguments in values["augmentation"]
+    )
+    return replace(recipe, augmentation=tuple(augmentation))
