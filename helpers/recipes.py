@@ -60,6 +60,7 @@ class Recipe:
             (not 0 <= self.ema_decay < 1, f"ema_decay has to be in [0, 1), not {self.ema_decay}"),
             (not 0 <= self.label_smoothing < 1, f"label_smoothing has to be in [0, 1), not {self.label_smoothing}"),
             (not 0 <= self.momentum < 1, f"momentum has to be in [0, 1), not {self.momentum}"),
+            (self.nesterov and not self.momentum, "nesterov=True needs a momentum above 0"),
             (self.weight_decay < 0, f"weight_decay cannot be negative, not {self.weight_decay}"),
             (
                 self.select == "val_acc" and not self.validation_images,
