@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def random_images(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+def write_folder(folder: Path, splits: dict[str, dict[str, list[np.ndarray]]], prefix: str = "image") -> Path:
+    for part, classes in splits.items():
+        for name, images in classes.items():
+            (folder / part / name).mkdir(parents=True)
+            for i, image in enumerate(images):
+                Image.fromarray(image).save(folder / part / name / f"{prefix}-{i}.png")
+    return folder
+
+
+@pytest.fixture
+def pictures() -> dict[str, dict[str, list[np.ndarray]]]:
+    """Two classes, five training and two test images each; the test images are other ones."""
+    images = random_images(14)
+    return {
+        "train": {"cat": list(images[:5]), "dog": list(images[5:10])},
+        "test": {"cat": list(images[10:12]), "dog": list(images[12:])},
+    }
+
+
+@pytest.fixture
+def image_folder(tmp_path, pictures) -> Path:
+    return write_folder(tmp_path / "pets", pictures)

@@ -1,0 +1,311 @@
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_images
+
+from helpers.augmentation import Batches, BatchOrder, augment, compose, denormalise, make_loader, normalise
+from helpers.data import Split
+from helpers.errors import CourseError
+from helpers.recipes import RECIPES
+
+MEAN = np.array([0.4914, 0.4822, 0.4465])
+STD = np.array([0.2470, 0.2435, 0.2616])
+FILL = (125, 123, 114)  # 255 * MEAN = 125.3, 122.96, 113.9
+AUGMENTATION = RECIPES["custom_resnet"].augmentation
+CROPPED = {"custom_resnet": "reflect", "published_s9_onecycle_adam": "constant"}  # recipe: its border
+WITH_CUTOUT = [name for name, recipe in RECIPES.items() if "CoarseDropout" in dict(recipe.augmentation)]
+
+# An image whose pixels tell where they were: 3 * row, 3 * column, and a blue that no fill has.
+ROWS, COLUMNS = np.mgrid[:32, :32]
+MAP = np.stack([3 * ROWS, 3 * COLUMNS, np.zeros_like(ROWS)], axis=-1).astype(np.uint8)
+
+
+@cache
+def draws(recipe: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the recipe makes of MAP, 50 times for each of 81 seeds: images, crop offsets (0..8, 0..8), flips."""
+    pipeline = compose(RECIPES[recipe].augmentation, MEAN)
+    images = np.concatenate([augment(np.stack([MAP] * 50), pipeline, (0, 0, batch)) for batch in range(81)])
+    rows = np.where((images[:, 11, 15:17, 2] == 0).all(axis=1), 11, 20)  # an 8x8 hole cannot hide both
+    middle = images[np.arange(len(images)), rows, 15:17].astype(int)  # the two middle pixels of that row
+    flips = middle[:, 0, 1] > middle[:, 1, 1]
+    left_column = middle[:, :, 1].min(axis=1) // 3
+    return images, np.stack([middle[:, 0, 0] // 3 - rows + 4, left_column - 15 + 4], axis=1), flips
+
+
+def chi_square(counts: np.ndarray) -> float:
+    return ((counts - counts.mean()) ** 2 / counts.mean()).sum()
+
+
+def five_sigma_chi_square(cells: int) -> float:
+    return cells - 1 + 5 * np.sqrt(2 * (cells - 1))
+
+
+@cache
+def expected_crops(border: str) -> dict[tuple[int, int, bool], np.ndarray]:
+    pads = [
+        np.pad(MAP[..., c], 4, mode=border, **({"constant_values": FILL[c]} if border == "constant" else {}))
+        for c in range(3)
+    ]
+    padded = np.stack(pads, axis=-1)
+    crops = {(y, x): padded[y : y + 32, x : x + 32] for y in range(9) for x in range(9)}
+    return {(*at, flip): crop[:, ::-1] if flip else crop for at, crop in crops.items() for flip in (False, True)}
+
+
+# --- what is drawn
+
+
+@pytest.mark.parametrize("recipe", CROPPED)
+def test_crops_have_all_81_offsets_about_equally_often(recipe):
+    offsets = draws(recipe)[1]
+    assert offsets.min() == 0
+    assert offsets.max() == 8
+    counts = np.bincount(offsets[:, 0] * 9 + offsets[:, 1], minlength=81)
+    assert len(counts) == 81
+    assert counts.min() > 0
+    assert chi_square(counts) < five_sigma_chi_square(81)
+
+
+@pytest.mark.parametrize(("recipe", "p"), [("custom_resnet", 0.5), ("published_s9_onecycle_adam", 0.2)])
+def test_share_of_flipped_images(recipe, p):
+    flips = draws(recipe)[2]
+    assert abs(flips.mean() - p) < 5 * np.sqrt(p * (1 - p) / len(flips))
+
+
+@pytest.mark.parametrize(("recipe", "border"), CROPPED.items())
+def test_outside_the_hole_the_image_is_numpys_pad_crop_and_flip(recipe, border):
+    images, offsets, flips = draws(recipe)
+    for image, (y, x), flip in zip(images, offsets, flips, strict=True):
+        other = (image != expected_crops(border)[int(y), int(x), bool(flip)]).any(axis=-1)
+        assert other.sum() <= 64
+        assert (image[other] == FILL).all()
+
+
+def holes(images: np.ndarray, originals: np.ndarray) -> np.ndarray:
+    """(row, column) of each image's hole, checked to be one filled 8x8 square."""
+    corners = []
+    for image, original in zip(images, originals, strict=True):
+        changed = (image != original).any(axis=-1)
+        row, column = np.argwhere(changed).min(axis=0)
+        assert changed.sum() == 64
+        assert changed[row : row + 8, column : column + 8].sum() == 64
+        assert (image[changed] == FILL).all()
+        corners.append((row, column))
+    return np.array(corners)
+
+
+@pytest.mark.parametrize("recipe", WITH_CUTOUT)
+def test_cutout_is_always_one_mean_filled_8x8_hole_anywhere_inside(recipe):
+    pipeline = compose((("CoarseDropout", dict(RECIPES[recipe].augmentation)["CoarseDropout"]),), MEAN)
+    corners = holes(augment(np.stack([MAP] * 2500), pipeline, 0), np.stack([MAP] * 2500))
+    for axis in (0, 1):
+        counts = np.bincount(corners[:, axis])
+        assert len(counts) == 25  # 0 to 24: the whole image, and never beyond it
+        assert chi_square(counts) < five_sigma_chi_square(25)
+
+
+def test_crop_flip_and_hole_are_drawn_independently():
+    images, offsets, flips = draws("custom_resnet")
+    keys = zip(offsets[:, 0].tolist(), offsets[:, 1].tolist(), flips.tolist(), strict=True)
+    corners = holes(images, [expected_crops("reflect")[key] for key in keys])
+    correlations = np.corrcoef(np.column_stack([offsets, flips, corners]).T) - np.eye(5)
+    assert np.abs(correlations).max() < 5 / np.sqrt(len(images))
+
+
+# --- augment
+
+
+def test_augment_draws_the_same_for_the_same_seed_and_other_for_another():
+    pipeline, images = compose(AUGMENTATION, MEAN), random_images(16)
+    first = augment(images, pipeline, (1, 2, 3))
+    np.testing.assert_array_equal(augment(images, pipeline, (1, 2, 3)), first)
+    np.testing.assert_array_equal(augment(images, compose(AUGMENTATION, MEAN), (1, 2, 3)), first)
+    for other in ((0, 2, 3), (1, 0, 3), (1, 2, 0), (3, 2, 1)):
+        assert (augment(images, pipeline, other) != first).any(axis=(1, 2, 3)).all()
+
+
+def test_augment_ignores_and_leaves_the_global_seeds():
+    pipeline, images = compose(AUGMENTATION, MEAN), random_images(4)
+    np.random.seed(0)
+    first = augment(images, pipeline, 0)
+    after = np.random.random()
+    np.random.seed(0)
+    assert np.random.random() == after
+    np.testing.assert_array_equal(augment(images, pipeline, 0), first)
+
+
+def test_augment_leaves_its_input_and_its_type():
+    images = random_images(8)
+    before = images.copy()
+    after = augment(images, compose(AUGMENTATION, MEAN), 0)
+    np.testing.assert_array_equal(images, before)
+    assert (after.shape, after.dtype) == (images.shape, np.uint8)
+
+
+def test_images_of_a_batch_are_drawn_each_on_its_own():
+    images = augment(np.stack([MAP] * 32), compose(AUGMENTATION, MEAN), 0)
+    assert len(np.unique(images.reshape(32, -1), axis=0)) == 32  # of 81 * 2 * 625 possible ones
+
+
+# --- mistakes in a recipe's list
+
+
+@pytest.mark.parametrize(
+    ("transform", "sentence"),
+    [
+        (("HorizontalFlop", {}), "albumentations has no transform 'HorizontalFlop'"),
+        (("transforms", {}), "albumentations has no transform 'transforms'"),
+        (("HorizontalFlip", {"probability": 0.2}), "HorizontalFlip .*'probability'"),
+        (("CoarseDropout", {"num_holes_range": (1, 1), "fil": "mean"}), "CoarseDropout .*'fil'"),
+        (("CoarseDropout", {"num_holes": 1}), "CoarseDropout .*'num_holes'"),
+        (("RandomCrop", {"height": 32}), "RandomCrop .*width"),
+        (("HorizontalFlip", {"p": 2}), "HorizontalFlip .*p Input should be"),
+        (("PadIfNeeded", {"border_mode": "BORDER_MIRROR"}), "PadIfNeeded .*border_mode"),
+        (("CoarseDropout", {"fill": "median"}), "CoarseDropout .*fill"),
+        (("Compose", {}), "Compose .*transforms"),
+    ],
+)
+def test_mistake_is_refused_in_one_line_that_names_it(transform, sentence):
+    with pytest.raises(CourseError, match=sentence) as error:
+        compose((("HorizontalFlip", {"p": 0.5}), transform), MEAN)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_every_recipe_builds_without_a_warning_and_in_order(recipe):
+    built = [type(transform).__name__ for transform in compose(recipe.augmentation, MEAN)]
+    assert built == [name for name, _ in recipe.augmentation]
+
+
+# --- normalisation
+
+
+def test_normalise_equals_numpys_formula_in_channels_last_memory():
+    images = random_images(5)
+    tensor = normalise(images, MEAN, STD)
+    assert (tensor.dtype, tuple(tensor.shape)) == (torch.float32, (5, 3, 32, 32))
+    assert tensor.is_contiguous(memory_format=torch.channels_last)
+    expected = ((images / 255 - MEAN) / STD).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(tensor.numpy(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("std", [STD, np.ones(3), np.full(3, 0.01), np.array([1.0, 0.5, 1 / 255])])
+def test_denormalise_returns_every_level_exactly(std):
+    levels = np.broadcast_to(np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1), (1, 16, 16, 3)).copy()
+    restored = denormalise(normalise(levels, MEAN, std), MEAN, std)
+    assert restored.dtype == np.uint8
+    np.testing.assert_array_equal(restored, levels)
+
+
+def test_denormalise_keeps_what_is_out_of_range_in_range():
+    tensor = torch.tensor([-100.0, 0.0, 100.0]).view(1, 3, 1, 1)
+    np.testing.assert_array_equal(denormalise(tensor, MEAN, STD), [[[[0, 123, 255]]]])
+
+
+# --- order and loader
+
+
+def epoch(loader, number: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    loader.sampler.epoch = number
+    return list(loader)
+
+
+def same(a, b) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(a, b, strict=True)
+    )
+
+
+def numbered(count: int, *, alike: bool = False) -> Split:
+    """Images whose labels are their places; `alike`: all show the same picture."""
+    return Split(np.stack([MAP] * count) if alike else random_images(count), np.arange(count))
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "sizes"), [(100, 32, [32, 32, 32, 4]), (64, 32, [32, 32]), (5, 8, [5]), (9, 1, [1] * 9)]
+)
+@pytest.mark.parametrize("seed", [None, 0])
+def test_every_image_comes_once_an_epoch_and_the_last_batch_is_the_rest(count, batch_size, sizes, seed):
+    loader = make_loader(numbered(count), MEAN, STD, batch_size, seed=seed)
+    batches = epoch(loader)
+    assert len(loader) == len(batches) == len(sizes)
+    assert [len(labels) for _, labels in batches] == sizes
+    assert sorted(torch.cat([labels for _, labels in batches]).tolist()) == list(range(count))
+
+
+def test_labels_stay_with_their_images():
+    split = numbered(50)
+    for images, labels in epoch(make_loader(split, MEAN, STD, 16, seed=0)):
+        assert labels.dtype == torch.int64
+        np.testing.assert_array_equal(denormalise(images, MEAN, STD), split.images[labels.numpy()])
+
+
+def test_batches_are_in_channels_last_memory():
+    images, _ = epoch(make_loader(numbered(8), MEAN, STD, 8, augmentation=AUGMENTATION, seed=0))[0]
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def order(seed: int | None, number: int = 0) -> list[int]:
+    sampler = BatchOrder(100, 32, seed)
+    sampler.epoch = number
+    return np.concatenate([indices for indices, _ in sampler]).tolist()
+
+
+def test_without_a_seed_images_come_in_order():
+    assert order(None) == order(None, 1) == list(range(100))
+
+
+def test_with_a_seed_order_is_shuffled_by_seed_and_epoch():
+    orders = [order(0), order(0, 1), order(1), order(1, 1)]
+    assert order(0) == orders[0]
+    for i, one in enumerate(orders):
+        for other in [list(range(100)), *orders[:i]]:
+            assert sum(a == b for a, b in zip(one, other, strict=True)) < 10  # 1 expected by chance
+
+
+def test_every_batch_has_a_seed_of_its_own():
+    seeds = []
+    for number in range(3):
+        sampler = BatchOrder(100, 10, 7)
+        sampler.epoch = number
+        seeds += [seed for _, seed in sampler]
+    assert len(set(seeds)) == 30
+
+
+@pytest.fixture
+def loader():
+    return make_loader(numbered(64, alike=True), MEAN, STD, 16, augmentation=AUGMENTATION, seed=0)
+
+
+def test_epoch_repeats_nothing_of_itself_or_of_another(loader):
+    """The pictures are all alike: what differs is how they are augmented."""
+    drawn = [images.reshape(len(images), -1) for number in range(3) for images, _ in epoch(loader, number)]
+    for i, one in enumerate(drawn):
+        for other in drawn[:i]:
+            assert (one == other).all(dim=1).sum() == 0
+
+
+@pytest.mark.parametrize(("seed", "expected"), [(0, True), (1, False)])
+def test_same_seed_draws_the_same_epochs_in_any_order(loader, seed, expected):
+    other = make_loader(numbered(64, alike=True), MEAN, STD, 16, augmentation=AUGMENTATION, seed=seed)
+    first = [epoch(loader, number) for number in (0, 1, 2)]
+    assert same(epoch(other, 2), first[2]) is expected  # as after a resume
+    assert same(epoch(other, 0), first[0]) is expected
+
+
+def test_two_workers_draw_what_none_draw_and_differ_from_each_other(loader):
+    parallel = make_loader(numbered(64, alike=True), MEAN, STD, 16, augmentation=AUGMENTATION, seed=0, workers=2)
+    for number in (0, 1, 5):
+        batches = epoch(parallel, number)
+        assert same(batches, epoch(loader, number))
+        assert not torch.equal(batches[0][0], batches[1][0])  # the first of each worker
+    assert batches[0][0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_without_augmentation_images_are_only_normalised():
+    split = numbered(10)
+    images, labels = Batches(split, MEAN, STD)[np.array([7, 2]), (0,)]
+    assert torch.equal(images, normalise(split.images[[7, 2]], MEAN, STD))
+    assert labels.tolist() == [7, 2]

@@ -1,0 +1,147 @@
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers.models import CustomResNet, make_model
+from helpers.recipes import RECIPES, get_recipe
+
+
+def conv(inputs: int, outputs: int) -> int:
+    return inputs * outputs * 3 * 3
+
+
+def batch_norm(channels: int) -> int:
+    return 2 * channels  # scale and shift
+
+
+LAYERS = {
+    "prep": conv(3, 64) + batch_norm(64),
+    "layer1": conv(64, 128) + batch_norm(128) + 2 * (conv(128, 128) + batch_norm(128)),
+    "layer2": conv(128, 256) + batch_norm(256),
+    "layer3": conv(256, 512) + batch_norm(512) + 2 * (conv(512, 512) + batch_norm(512)),
+    "fc": 512 * 10 + 10,
+}
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.fixture(scope="module")
+def model() -> CustomResNet:
+    """In evaluation mode, with BatchNorms whose scale, shift and statistics are not the initial 1, 0, 0, 1."""
+    torch.manual_seed(0)
+    model = CustomResNet()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values in (module.weight.data, module.running_var):
+                values.uniform_(0.5, 1.5)
+            for values in (module.bias.data, module.running_mean):
+                values.uniform_(-0.2, 0.2)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_has_its_hand_counted_parameters(model, name):
+    assert parameters(getattr(model, name)) == LAYERS[name]
+
+
+@pytest.mark.parametrize(("fc_bias", "expected"), [(True, 6_573_130), (False, 6_573_120)])
+def test_parameters_are_those_of_the_assignment(fc_bias, expected):
+    assert sum(LAYERS.values()) == 6_573_130
+    assert parameters(CustomResNet(fc_bias=fc_bias)) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "kinds"),
+    [
+        ("prep", [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]),
+        ("layer1.downsample", [nn.Conv2d, nn.MaxPool2d, nn.BatchNorm2d, nn.ReLU]),
+        ("layer1.res_block", [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 2),
+        ("layer2", [nn.Conv2d, nn.MaxPool2d, nn.BatchNorm2d, nn.ReLU]),
+        ("layer3.downsample", [nn.Conv2d, nn.MaxPool2d, nn.BatchNorm2d, nn.ReLU]),
+        ("layer3.res_block", [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 2),
+    ],
+)
+def test_modules_come_in_the_order_of_the_assignment(model, path, kinds):
+    leaves = [module for module in model.get_submodule(path).modules() if not list(module.children())]
+    assert [type(leaf) for leaf in leaves] == kinds
+    for leaf in leaves:
+        if isinstance(leaf, nn.Conv2d):
+            assert (leaf.kernel_size, leaf.stride, leaf.padding, leaf.bias) == ((3, 3), (1, 1), (1, 1), None)
+
+
+def by_hand(weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """The assignment's forward pass in evaluation mode, from the weights alone, in the order they come in."""
+    convolutions = iter([value for value in weights.values() if value.dim() == 4])
+    norms = [name.removesuffix("running_mean") for name in weights if name.endswith("running_mean")]
+    parts = ("running_mean", "running_var", "weight", "bias")
+    norms = iter([[weights[norm + part].view(1, -1, 1, 1) for part in parts] for norm in norms])
+
+    def step(x, pool=False):
+        x = F.conv2d(x, next(convolutions), padding=1)
+        x = F.max_pool2d(x, 2) if pool else x
+        mean, var, scale, shift = next(norms)
+        return torch.clamp((x - mean) / torch.sqrt(var + 1e-5) * scale + shift, min=0)
+
+    x = step(x)
+    x = step(x, pool=True)
+    x = x + step(step(x))
+    x = step(x, pool=True)
+    x = step(x, pool=True)
+    x = x + step(step(x))
+    return x.amax(dim=(2, 3)) @ weights["fc.weight"].T + weights["fc.bias"]
+
+
+def test_forward_pass_equals_the_one_written_out_by_hand(model, images):
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), by_hand(model.state_dict(), images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_classes", [2, 10, 100])
+def test_output_is_one_row_of_logits_an_image(images, num_classes):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        logits = CustomResNet(num_classes).eval()(images)
+    assert logits.shape == (2, num_classes)
+    assert (logits.sum(dim=1) - 1).abs().min() > 1e-2  # probabilities would sum to 1
+
+
+@pytest.mark.parametrize("scale", [0.125, 2.0])
+def test_logit_scale_multiplies_the_logits(model, images, scale):
+    scaled = CustomResNet(logit_scale=scale).eval()
+    scaled.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(scaled(images), model(images) * scale)
+
+
+def test_gradient_reaches_every_parameter(images):
+    torch.manual_seed(0)
+    model = CustomResNet().train()
+    F.cross_entropy(model(images), torch.tensor([3, 5])).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("custom_resnet", 6_573_130), ("published_s8_onecycle_sgd", 6_573_130), ("published_s9_onecycle_adam", 6_573_120)],
+)
+def test_recipes_networks_have_the_published_parameters(name, expected):
+    assert parameters(make_model(get_recipe(name), 10)) == expected
+
+
+def test_make_model_takes_the_options_of_the_recipe():
+    recipe = dataclasses.replace(RECIPES["custom_resnet"], model_options={"logit_scale": 0.5, "fc_bias": False})
+    model = make_model(recipe, 7)
+    assert model.logit_scale == 0.5
+    assert model.fc.bias is None
+    assert model.fc.out_features == 7

@@ -1,0 +1,320 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from helpers.errors import CourseError
+from helpers.recipes import (
+    RECIPES,
+    OneCycle,
+    Recipe,
+    as_dict,
+    changed,
+    differences,
+    from_dict,
+    get_recipe,
+    parse_assignments,
+    with_epochs,
+)
+
+CUSTOM = RECIPES["custom_resnet"]
+EVERY_RECIPE = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+
+
+def test_recipes_are_imported_without_torch():
+    code = "import helpers.recipes, sys; print(sorted({'torch', 'numpy', 'albumentations'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_custom_resnet_keeps_to_the_assignment():
+    transforms = dict(CUSTOM.augmentation)
+    assert (CUSTOM.epochs, CUSTOM.batch_size, CUSTOM.schedule.peak_epoch, CUSTOM.target) == (24, 512, 5, 90)
+    assert CUSTOM.schedule.lr_end is None  # no annihilation
+    assert CUSTOM.loss == "cross_entropy"
+    assert list(transforms) == ["PadIfNeeded", "RandomCrop", "HorizontalFlip", "CoarseDropout"]
+    assert (transforms["PadIfNeeded"]["min_height"], transforms["PadIfNeeded"]["min_width"]) == (40, 40)
+    assert transforms["RandomCrop"] == {"height": 32, "width": 32}
+    assert transforms["CoarseDropout"]["hole_height_range"] == transforms["CoarseDropout"]["hole_width_range"] == (8, 8)
+
+
+@EVERY_RECIPE
+def test_recipe_never_chooses_on_the_test_set_unless_published(recipe):
+    assert recipe.select in ("last", "val_acc") or recipe.name.startswith("published_")
+
+
+# --- as_dict and from_dict
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r,
+        lambda r: get_recipe(r.name, fast=True),
+        lambda r: with_epochs(r, 7),
+        lambda r: changed(r, {"lr_max": 1, "lr_end": 1e-5}),
+    ],
+)
+@EVERY_RECIPE
+def test_from_dict_undoes_as_dict_and_json(recipe, change):
+    assert from_dict(json.loads(json.dumps(as_dict(change(recipe))))) == change(recipe)
+
+
+@EVERY_RECIPE
+def test_as_dict_is_flat_and_complete(recipe):
+    values = as_dict(recipe)
+    flat = {f.name for f in dataclasses.fields(Recipe)} - {"schedule", "model_options"}
+    assert values.keys() == flat | {f.name for f in dataclasses.fields(OneCycle)} | recipe.model_options.keys()
+    assert values["lr_max"] == recipe.schedule.lr_max
+
+
+def test_from_dict_takes_a_changed_augmentation():
+    values = as_dict(CUSTOM) | {"augmentation": [["HorizontalFlip", {"p": 0.5}]]}
+    assert from_dict(values).augmentation == (("HorizontalFlip", {"p": 0.5}),)
+
+
+def test_from_dict_of_an_unknown_recipe_or_value_is_refused():
+    with pytest.raises(CourseError, match=r"no recipe 'custom_resnext'; did you mean custom_resnet"):
+        from_dict(as_dict(CUSTOM) | {"name": "custom_resnext"})
+    with pytest.raises(CourseError, match=r"no value 'lr_maximum'; did you mean .*lr_max"):
+        from_dict(as_dict(CUSTOM) | {"lr_maximum": 0.1})
+
+
+# --- changed
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "read"),
+    [
+        ("epochs", 30, lambda r: r.epochs),
+        ("weight_decay", 0.001, lambda r: r.weight_decay),
+        ("nesterov", False, lambda r: r.nesterov),
+        ("loss", "cross_entropy_of_softmax", lambda r: r.loss),
+        ("optimizer", "Adam", lambda r: r.optimizer),
+        ("lr_max", 0.2, lambda r: r.schedule.lr_max),
+        ("lr_end", 1e-5, lambda r: r.schedule.lr_end),
+        ("peak_epoch", 4.8, lambda r: r.schedule.peak_epoch),
+        ("anneal", "cos", lambda r: r.schedule.anneal),
+        ("momentum_min", 0.85, lambda r: r.schedule.momentum_min),
+        ("logit_scale", 1.0, lambda r: r.model_options["logit_scale"]),
+    ],
+)
+def test_changed_replaces_one_value_and_nothing_else(key, value, read):
+    before = as_dict(CUSTOM)
+    new = changed(CUSTOM, {key: value})
+    assert read(new) == value != before[key]
+    assert as_dict(new) == before | {key: value}
+    assert as_dict(CUSTOM) == before
+
+
+def test_changed_takes_several_values_at_once_where_one_alone_would_be_wrong():
+    new = changed(CUSTOM, {"epochs": 4, "peak_epoch": 1})
+    assert (new.epochs, new.schedule.peak_epoch) == (4, 1)
+    with pytest.raises(CourseError, match="peak_epoch"):
+        changed(CUSTOM, {"epochs": 4})
+
+
+@pytest.mark.parametrize("key", ["lr_max", "weight_decay", "lr_end", "logit_scale", "peak_epoch"])
+def test_whole_numbers_are_taken_as_numbers(key):
+    value = as_dict(changed(CUSTOM, {key: 1}))[key]
+    assert value == 1
+    assert type(value) is float
+
+
+def test_optional_numbers_can_be_unset():
+    published = RECIPES["published_s8_onecycle_sgd"]
+    new = changed(published, {"lr_end": None, "momentum_min": None})
+    assert (new.schedule.lr_end, new.schedule.momentum_min) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [("lrmax", "lr_max"), ("momentun", "momentum"), ("batchsize", "batch_size"), ("label_smooth", "label_smoothing")],
+)
+def test_unknown_value_is_refused_with_the_nearest_names(key, near):
+    with pytest.raises(CourseError, match=rf"no value '{key}'; did you mean .*\b{near}\b"):
+        changed(CUSTOM, {key: 1})
+
+
+def test_hopelessly_unknown_value_lists_them_all():
+    with pytest.raises(CourseError) as error:
+        changed(CUSTOM, {"zzz": 1})
+    for key in ("batch_size", "lr_max", "logit_scale"):
+        assert key in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["name", "title", "schedule", "model_options", "augmentation"])
+def test_structure_of_a_recipe_cannot_be_assigned(key):
+    with pytest.raises(CourseError, match=f"no value '{key}'"):
+        changed(CUSTOM, {key: "other"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        ("epochs", 2.5, "a whole number"),
+        ("epochs", True, "a whole number"),
+        ("epochs", "ten", "a whole number"),
+        ("epochs", None, "a whole number"),
+        ("lr_max", "high", "a number"),
+        ("lr_max", None, "a number"),
+        ("lr_max", True, "a number"),
+        ("lr_end", "low", "a number"),
+        ("lr_end", False, "a number"),
+        ("nesterov", 1, "True or False"),
+        ("loss", 3, "a word"),
+        ("logit_scale", "big", "a number"),
+    ],
+)
+def test_value_of_the_wrong_type_is_refused(key, value, kind):
+    with pytest.raises(CourseError, match=f"^{key} has to be {kind}, as in {key}=.*, not {value!r}"):
+        changed(CUSTOM, {key: value})
+
+
+@pytest.mark.parametrize(
+    ("assignments", "sentence"),
+    [
+        ({"epochs": 0}, "epochs has to be 1 or more, not 0"),
+        ({"batch_size": 0}, "batch_size has to be 1 or more"),
+        ({"validation_images": -1}, "validation_images cannot be negative"),
+        ({"ema_decay": 1.0}, r"ema_decay has to be in \[0, 1\), not 1.0"),
+        ({"label_smoothing": 1.0}, r"label_smoothing has to be in \[0, 1\)"),
+        ({"momentum": 1.0}, r"momentum has to be in \[0, 1\)"),
+        ({"momentum": -0.1}, r"momentum has to be in \[0, 1\)"),
+        ({"momentum": 0.0}, "nesterov=True needs a momentum above 0"),
+        ({"weight_decay": -1e-4}, "weight_decay cannot be negative"),
+        ({"select": "val_acc"}, "select=val_acc needs validation_images above 0"),
+        ({"lr_min": 0.5}, "below lr_max, not 0.5 with lr_max 0.4"),
+        ({"lr_min": 0.0}, "lr_min has to be above 0"),
+        ({"peak_epoch": 24}, "before the last epoch, 24, not 24"),
+        ({"peak_epoch": 0}, "peak_epoch has to be above 0"),
+    ],
+)
+def test_recipe_that_cannot_be_trained_is_refused_by_name(assignments, sentence):
+    with pytest.raises(CourseError, match=f"^The recipe custom_resnet cannot be trained: .*{sentence}"):
+        changed(CUSTOM, assignments)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("model", "vgg", "custom_resnet"),
+        ("optimizer", "sgd", "SGD, Adam"),
+        ("loss", "mse", "cross_entropy, cross_entropy_of_softmax"),
+        ("select", "best", "last, val_acc, test_acc"),
+        ("anneal", "cosine", "linear, cos"),
+        ("step", "iteration", "batch, epoch"),
+    ],
+)
+def test_word_that_is_no_choice_is_refused_with_the_allowed_ones(key, value, allowed):
+    with pytest.raises(CourseError, match=rf"custom_resnet has {key}='{value}': choose one of {allowed}.*\."):
+        changed(CUSTOM, {key: value})
+
+
+# --- parse_assignments
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("lr_max=0.2", "lr_max", 0.2),
+        ("weight_decay=5e-4", "weight_decay", 5e-4),
+        ("epochs=10", "epochs", 10),
+        (" epochs = 10 ", "epochs", 10),
+        ("nesterov=False", "nesterov", False),
+        ("lr_end=None", "lr_end", None),
+        ("loss=cross_entropy", "loss", "cross_entropy"),
+        ("loss='cross_entropy'", "loss", "cross_entropy"),
+        ("loss=a=b", "loss", "a=b"),
+        ("loss=1+", "loss", "1+"),
+    ],
+)
+def test_assignment_is_a_literal_or_else_a_word(text, key, value):
+    parsed = parse_assignments([text])
+    assert parsed == {key: value}
+    assert type(parsed[key]) is type(value)
+
+
+def test_assignments_are_not_executed(tmp_path):
+    text = f"loss=open({str(tmp_path / 'made')!r}, 'w')"
+    assert parse_assignments([text])["loss"] == text.removeprefix("loss=")
+    assert not (tmp_path / "made").exists()
+
+
+def test_later_assignments_win_and_none_give_nothing():
+    assert parse_assignments(["epochs=1", "lr_max=0.1", "epochs=2"]) == {"epochs": 2, "lr_max": 0.1}
+    assert parse_assignments([]) == {}
+
+
+@pytest.mark.parametrize("text", ["lr_max", "lr_max=", "=0.2", "=", ""])
+def test_assignment_without_name_or_value_is_refused(text):
+    with pytest.raises(CourseError, match=f"--set takes name=value, .* not '{text}'"):
+        parse_assignments([text])
+
+
+# --- with_epochs, fast, differences, get_recipe
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 7, 24, 100])
+@EVERY_RECIPE
+def test_with_epochs_keeps_the_place_of_the_peak_and_everything_else(recipe, epochs):
+    new = with_epochs(recipe, epochs)
+    assert new.schedule.peak_epoch / epochs == pytest.approx(recipe.schedule.peak_epoch / recipe.epochs)
+    same = as_dict(recipe) | {"epochs": epochs, "peak_epoch": new.schedule.peak_epoch}
+    assert as_dict(new) == same
+
+
+@pytest.mark.parametrize("epochs", [0, -1, 2.0, "3", True, None])
+def test_with_epochs_refuses_what_is_no_count(epochs):
+    with pytest.raises(CourseError, match="whole number of 1 or more"):
+        with_epochs(CUSTOM, epochs)
+
+
+@EVERY_RECIPE
+def test_fast_is_short_and_otherwise_the_recipe(recipe):
+    quick = get_recipe(recipe.name, fast=True)
+    assert {text.split("=")[0] for text in differences(quick)} == {"epochs", "batch_size", "peak_epoch"}
+    assert quick.epochs <= 3
+    assert quick.batch_size <= 64
+
+
+@EVERY_RECIPE
+def test_unchanged_recipe_has_no_differences(recipe):
+    assert differences(recipe) == []
+
+
+def test_differences_name_the_new_and_the_old_value():
+    new = changed(CUSTOM, {"lr_max": 0.2, "weight_decay": 0.0})
+    assert sorted(differences(new)) == ["lr_max=0.2 (recipe: 0.4)", "weight_decay=0 (recipe: 0.0005)"]
+
+
+@EVERY_RECIPE
+def test_get_recipe_finds_every_recipe_by_its_name(recipe):
+    assert get_recipe(recipe.name) is recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("custom_resnt", "custom_resnet"),
+        ("custom-resnet", "custom_resnet"),
+        ("published_s9", "published_s9_onecycle_adam"),
+        ("published_s8_onecycle_adam", "published_s8_onecycle_sgd"),
+    ],
+)
+def test_get_recipe_suggests_the_nearest_names(name, near):
+    with pytest.raises(CourseError, match=f"no recipe '{name}'; did you mean .*{near}"):
+        get_recipe(name)
+
+
+def test_get_recipe_lists_all_when_nothing_is_near():
+    with pytest.raises(CourseError) as error:
+        get_recipe("zzz")
+    assert all(name in str(error.value) for name in RECIPES)
+
+
+def test_recipes_cannot_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CUSTOM.epochs = 1
