@@ -85,7 +85,7 @@ class BatchOrder(Sampler):
         if seed:
             order = np.random.default_rng(seed).permutation(self.count)
         for batch in range(len(self)):
-            yield order[batch * self.batch_size : (batch + 1) * self.batch_size], (*seed, batch)
+            yield order[batch * self.batch_size : (batch + 1) * self.batch_size], (*seed, batch + 1)
 
 
 class Batches(Dataset):

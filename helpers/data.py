@@ -284,7 +284,7 @@ def _list_images(folder: Path, part: str) -> dict[str, list[tuple[str, int, int]
         except OSError as error:  # a link to nowhere
             raise CourseError(f"The image {error.filename} cannot be read ({error}): mend or remove it.") from error
     if len(classes) < 2:
-        raise CourseError(f"{folder / part} has {len(classes)} class folders: a classifier needs at least two.")
+        raise CourseError(f"{folder / part} has fewer than two class folders: a classifier needs two or more.")
     return classes
 
 

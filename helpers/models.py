@@ -67,7 +67,7 @@ class CustomResNet(nn.Module):
 
 def make_model(recipe: Recipe, num_classes: int) -> nn.Module:
     """The recipe's network with freshly drawn weights."""
-    return {"custom_resnet": CustomResNet}[recipe.model](num_classes, **recipe.model_options)
+    return CustomResNet(num_classes, fc_bias=recipe.fc_bias, logit_scale=recipe.logit_scale)
 
 
 def load_model(run: Run) -> nn.Module:

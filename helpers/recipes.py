@@ -7,7 +7,7 @@ recipe, add one to `RECIPES`. Nothing here imports torch, so that mistakes are f
 import ast
 import difflib
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from helpers.errors import CourseError
 
@@ -36,7 +36,8 @@ class Recipe:
     batch_size: int
     schedule: OneCycle
     model: str = "custom_resnet"
-    model_options: dict = field(default_factory=dict)
+    fc_bias: bool = True
+    logit_scale: float = 1.0  # multiplies the logits
     # (albumentations class, arguments) in order. The word "mean" stands for the channel means of
     # the training data, "BORDER_..." for OpenCV's constant of that name.
     augmentation: tuple = ()
@@ -70,6 +71,16 @@ class Recipe:
                 not 0 < self.schedule.lr_min < self.schedule.lr_max,
                 f"lr_min has to be above 0 and below lr_max, not {self.schedule.lr_min:g} with "
                 f"lr_max {self.schedule.lr_max:g}",
+            ),
+            (
+                self.schedule.lr_end is not None and not 0 < self.schedule.lr_end <= self.schedule.lr_max,
+                f"lr_end has to be above 0 and not above lr_max, not {self.schedule.lr_end}",
+            ),
+            (
+                not 0 < (self.schedule.momentum_min or 0.5) <= (self.schedule.momentum_max or 0.5) < 1
+                or (self.schedule.momentum_min is None) != (self.schedule.momentum_max is None),
+                "momentum_min and momentum_max have to be given together, in order and within (0, 1), not "
+                f"{self.schedule.momentum_min} and {self.schedule.momentum_max}",
             ),
             (
                 not 0 < self.schedule.peak_epoch < self.epochs,
@@ -116,7 +127,7 @@ RECIPES = {
             title="Custom ResNet with OneCycle",
             epochs=24,
             batch_size=512,
-            model_options={"logit_scale": 0.125},
+            logit_scale=0.125,
             augmentation=(
                 *_pad_crop("BORDER_REFLECT_101"),
                 ("HorizontalFlip", {"p": 0.5}),
@@ -125,7 +136,7 @@ RECIPES = {
             momentum=0.9,
             nesterov=True,
             weight_decay=5e-4,
-            schedule=OneCycle(lr_max=0.4, lr_min=0.002, peak_epoch=5),  # bounds from the range test, notebook 01
+            schedule=OneCycle(lr_max=0.3, lr_min=0.003, peak_epoch=5),  # as the range test found them, notebook 01
             label_smoothing=0.1,
             ema_decay=0.99,
             target=90.0,
@@ -156,7 +167,7 @@ RECIPES = {
             title="Published S9: OneCycle, Adam, softmax before the loss",
             epochs=24,
             batch_size=512,
-            model_options={"fc_bias": False},
+            fc_bias=False,
             augmentation=(
                 *_pad_crop("BORDER_CONSTANT", fill="mean"),
                 ("HorizontalFlip", {"p": 0.2}),
@@ -197,23 +208,24 @@ def get_recipe(name: str, *, fast: bool = False) -> Recipe:
 
 
 def changed(recipe: Recipe, assignments: dict[str, object]) -> Recipe:
-    """The recipe with some values replaced, each by its name, those of the schedule and the model included.
+    """The recipe with some values replaced, each by its name, those of the schedule included.
 
     Raises CourseError for an unknown name or a value of another type than the recipe's.
     """
-    parts = {"": asdict(recipe), "schedule": vars(recipe.schedule), "model_options": recipe.model_options}
-    parts = {part: dict(values) for part, values in parts.items()}
-    fixed = {"name", "title", "schedule", "model_options", "augmentation"}
-    where = {key: part for part, values in parts.items() for key in values if key not in fixed}
-    kinds = {item.name: item.type for part in (recipe, recipe.schedule) for item in fields(part)}
+    new = {"recipe": {}, "schedule": {}}
+    known = {
+        item.name: (part, item.type, getattr(values, item.name))
+        for part, values in (("recipe", recipe), ("schedule", recipe.schedule))
+        for item in fields(values)
+        if item.name not in ("name", "title", "schedule", "augmentation")
+    }
     for key, value in assignments.items():
-        if key not in where:
-            near = difflib.get_close_matches(key, where, n=3, cutoff=0.5) or sorted(where)
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=3, cutoff=0.5) or sorted(known)
             raise CourseError(f"The recipe {recipe.name} has no value {key!r}; did you mean {' or '.join(near)}?")
-        old = parts[where[key]][key]
-        parts[where[key]][key] = _checked(kinds.get(key, type(old)), value, key, old)
-    top = parts[""] | {"schedule": replace(recipe.schedule, **parts["schedule"])}
-    return Recipe(**top | {"model_options": parts["model_options"], "augmentation": recipe.augmentation})
+        part, kind, old = known[key]
+        new[part][key] = _checked(kind, value, key, old)
+    return replace(recipe, **new["recipe"], schedule=replace(recipe.schedule, **new["schedule"]))
 
 
 def parse_assignments(texts: list[str]) -> dict[str, object]:
@@ -259,10 +271,10 @@ def _short(value: object) -> str:
 
 
 def as_dict(recipe: Recipe) -> dict:
-    """The recipe as JSON types; the schedule's and the model's values by their own names."""
+    """The recipe as JSON types; the schedule's values by their own names."""
     values = asdict(recipe)
     values["augmentation"] = [[name, dict(arguments)] for name, arguments in recipe.augmentation]
-    return json.loads(json.dumps(values.pop("schedule") | values.pop("model_options") | values))
+    return json.loads(json.dumps(values | values.pop("schedule")))
 
 
 def from_dict(values: dict) -> Recipe:

@@ -409,7 +409,7 @@ def test_fewer_than_two_classes_are_refused(image_folder, count):
             remove(image_folder / part / name)
     message = refused(image_folder)
     assert str(image_folder / "train") in message
-    assert "at least two" in message
+    assert "two or more" in message
     assert leftovers(image_folder) == []
 
 

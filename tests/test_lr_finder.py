@@ -150,7 +150,7 @@ def test_find_lr_uses_training_data_only_and_is_recorded(data, linear_models, tm
     path = lr_finder.lr_find_folder(tmp_path / "a", recipe, data, 0) / "lr_find.json"
     assert lr_finder.load_lr(path) == found
     monkeypatch.setattr(lr_finder, "range_test", None)  # recorded: not swept again, whatever the schedule
-    assert lr_finder.find_lr(changed(recipe, {"lr_max": 0.3}), data, tmp_path / "a", steps=40) == found
+    assert lr_finder.find_lr(changed(recipe, {"lr_max": 0.25}), data, tmp_path / "a", steps=40) == found
 
 
 def test_load_lr_names_the_damaged_or_missing_file(tmp_path):

@@ -140,7 +140,7 @@ def test_recipes_networks_have_the_published_parameters(name, expected):
 
 
 def test_make_model_takes_the_options_of_the_recipe():
-    recipe = dataclasses.replace(RECIPES["custom_resnet"], model_options={"logit_scale": 0.5, "fc_bias": False})
+    recipe = dataclasses.replace(RECIPES["custom_resnet"], logit_scale=0.5, fc_bias=False)
     model = make_model(recipe, 7)
     assert model.logit_scale == 0.5
     assert model.fc.bias is None

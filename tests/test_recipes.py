@@ -65,8 +65,8 @@ def test_from_dict_undoes_as_dict_and_json(recipe, change):
 @EVERY_RECIPE
 def test_as_dict_is_flat_and_complete(recipe):
     values = as_dict(recipe)
-    flat = {f.name for f in dataclasses.fields(Recipe)} - {"schedule", "model_options"}
-    assert values.keys() == flat | {f.name for f in dataclasses.fields(OneCycle)} | recipe.model_options.keys()
+    flat = {f.name for f in dataclasses.fields(Recipe)} - {"schedule"}
+    assert values.keys() == flat | {f.name for f in dataclasses.fields(OneCycle)}
     assert values["lr_max"] == recipe.schedule.lr_max
 
 
@@ -97,8 +97,8 @@ def test_from_dict_of_an_unknown_recipe_or_value_is_refused():
         ("lr_end", 1e-5, lambda r: r.schedule.lr_end),
         ("peak_epoch", 4.8, lambda r: r.schedule.peak_epoch),
         ("anneal", "cos", lambda r: r.schedule.anneal),
-        ("momentum_min", 0.85, lambda r: r.schedule.momentum_min),
-        ("logit_scale", 1.0, lambda r: r.model_options["logit_scale"]),
+        ("fc_bias", False, lambda r: r.fc_bias),
+        ("logit_scale", 1.0, lambda r: r.logit_scale),
     ],
 )
 def test_changed_replaces_one_value_and_nothing_else(key, value, read):
@@ -116,7 +116,7 @@ def test_changed_takes_several_values_at_once_where_one_alone_would_be_wrong():
         changed(CUSTOM, {"epochs": 4})
 
 
-@pytest.mark.parametrize("key", ["lr_max", "weight_decay", "lr_end", "logit_scale", "peak_epoch"])
+@pytest.mark.parametrize("key", ["lr_max", "weight_decay", "logit_scale", "peak_epoch"])
 def test_whole_numbers_are_taken_as_numbers(key):
     value = as_dict(changed(CUSTOM, {key: 1}))[key]
     assert value == 1
@@ -125,7 +125,7 @@ def test_whole_numbers_are_taken_as_numbers(key):
 
 def test_optional_numbers_can_be_unset():
     published = RECIPES["published_s8_onecycle_sgd"]
-    new = changed(published, {"lr_end": None, "momentum_min": None})
+    new = changed(published, {"lr_end": None, "momentum_min": None, "momentum_max": None})
     assert (new.schedule.lr_end, new.schedule.momentum_min) == (None, None)
 
 
@@ -145,7 +145,7 @@ def test_hopelessly_unknown_value_lists_them_all():
         assert key in str(error.value)
 
 
-@pytest.mark.parametrize("key", ["name", "title", "schedule", "model_options", "augmentation"])
+@pytest.mark.parametrize("key", ["name", "title", "schedule", "augmentation"])
 def test_structure_of_a_recipe_cannot_be_assigned(key):
     with pytest.raises(CourseError, match=f"no value '{key}'"):
         changed(CUSTOM, {key: "other"})
@@ -186,8 +186,12 @@ def test_value_of_the_wrong_type_is_refused(key, value, kind):
         ({"momentum": 0.0}, "nesterov=True needs a momentum above 0"),
         ({"weight_decay": -1e-4}, "weight_decay cannot be negative"),
         ({"select": "val_acc"}, "select=val_acc needs validation_images above 0"),
-        ({"lr_min": 0.5}, "below lr_max, not 0.5 with lr_max 0.4"),
+        ({"lr_min": 0.5}, "below lr_max, not 0.5 with lr_max 0.3"),
         ({"lr_min": 0.0}, "lr_min has to be above 0"),
+        ({"lr_end": 0.0}, "lr_end has to be above 0"),
+        ({"lr_end": 1.0}, "not above lr_max"),
+        ({"momentum_min": 0.85}, "given together"),
+        ({"momentum_min": 0.95, "momentum_max": 0.85}, "in order"),
         ({"peak_epoch": 24}, "before the last epoch, 24, not 24"),
         ({"peak_epoch": 0}, "peak_epoch has to be above 0"),
     ],
@@ -287,7 +291,7 @@ def test_unchanged_recipe_has_no_differences(recipe):
 
 def test_differences_name_the_new_and_the_old_value():
     new = changed(CUSTOM, {"lr_max": 0.2, "weight_decay": 0.0})
-    assert sorted(differences(new)) == ["lr_max=0.2 (recipe: 0.4)", "weight_decay=0 (recipe: 0.0005)"]
+    assert sorted(differences(new)) == ["lr_max=0.2 (recipe: 0.3)", "weight_decay=0 (recipe: 0.0005)"]
 
 
 @EVERY_RECIPE

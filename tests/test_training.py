@@ -147,8 +147,8 @@ def test_finished_run_is_loaded_not_trained(finished, data, monkeypatch):
 def test_other_configuration_is_refused_with_the_difference(finished, data):
     run, _ = finished
     before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
-    with pytest.raises(CourseError, match=r"lr_max: 0\.4 there, 0\.3 asked for"):
-        training.train(small(lr_max=0.3), data, run.folder.parent)
+    with pytest.raises(CourseError, match=r"lr_max: 0\.3 there, 0\.2 asked for"):
+        training.train(small(lr_max=0.2), data, run.folder.parent)
     assert before == {path.name: path.read_bytes() for path in run.folder.iterdir()}
 
 
