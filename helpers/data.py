@@ -248,7 +248,8 @@ def _load_folder(folder: Path) -> Data:
         )
     files = {part: _list_images(folder, part) for part in ("train", "test")}
     if files["train"].keys() != files["test"].keys():
-        only = {part: sorted(files[part].keys() - files[other].keys()) for part, other in _BOTH_WAYS}
+        both_ways = (("train", "test"), ("test", "train"))
+        only = {part: sorted(files[part].keys() - files[other].keys()) for part, other in both_ways}
         listed = "; ".join(f"only in {part}/: {', '.join(names)}" for part, names in only.items() if names)
         raise CourseError(f"{folder} has different classes in train/ and test/ ({listed}): make them the same.")
     stamp = hashlib.sha256()
@@ -262,9 +263,6 @@ def _load_folder(folder: Path) -> Data:
         lambda: _decode_folder(folder, files),
         folder.resolve().name,
     )
-
-
-_BOTH_WAYS = (("train", "test"), ("test", "train"))
 
 
 def _list_images(folder: Path, part: str) -> dict[str, list[tuple[str, int, int]]]:

@@ -59,6 +59,15 @@ def _label(figure: Figure, title: str, provenance: str = "", notes: Sequence[str
     return figure
 
 
+def _label_run(figure: Figure, run: Run) -> Figure:
+    return _label(figure, run.title, run.provenance, run.config["notes"])
+
+
+def _write(ax: Axes, text: str, at: tuple, dx: float = 0, dy: float = 0, **style) -> None:
+    """Text beside a point of the data, `dx` and `dy` typographic points away from it."""
+    ax.annotate(text, at, xytext=(dx, dy), textcoords="offset points", **{"fontsize": 9, **style})
+
+
 def plot_triangular(lr_min: float, lr_max: float, step_size: int, cycles: int = 2) -> Figure:
     """The triangular cyclic learning rate of Smith (2015), its two bounds as dashed lines."""
     iterations = np.linspace(0, 2 * step_size * cycles, 400 * cycles + 1)
@@ -66,7 +75,7 @@ def plot_triangular(lr_min: float, lr_max: float, step_size: int, cycles: int = 
     ax.plot(iterations, triangular(iterations, step_size, lr_min, lr_max), color=COLOURS["lr"])
     for bound, name in ((lr_min, "LRMIN"), (lr_max, "LRMAX")):
         ax.axhline(bound, linestyle="--", color=GREY, linewidth=1)
-        ax.annotate(f"{name} {bound:g}", (1.01, bound), xycoords=("axes fraction", "data"), va="center", color=GREY)
+        _write(ax, f"{name} {bound:g}", (1.01, bound), xycoords=("axes fraction", "data"), va="center", color=GREY)
     ax.set(xlabel="iteration", ylabel="learning rate", xlim=(0, iterations[-1]))
     ax.set_xticks(np.arange(0, 2 * cycles + 1) * step_size)
     return _label(figure, f"Triangular cyclic learning rate · step size {step_size} iterations")
@@ -79,32 +88,15 @@ def plot_range_test(result: RangeTest) -> Figure:
     ax.plot(lrs, losses, color=COLOURS["train"])
     ax.set(xscale="log", xlabel="learning rate", ylabel="training loss (smoothed)")
     ax.axvspan(result.lr_min, result.lr_max, color=COLOURS["val"], alpha=0.12, linewidth=0)
-    marks = [("LRMIN", result.lr_min, COLOURS["val"], "right"), ("LRMAX", result.lr_max, COLOURS["val"], "left")]
-    for name, lr, colour, side in marks:
-        ax.axvline(lr, color=colour, linestyle="--", linewidth=1.2)
-        ax.annotate(
-            f"{name}\n{lr:g}",
-            (lr, 0.98),
-            xycoords=("data", "axes fraction"),
-            xytext=(-4 if side == "right" else 4, 0),
-            textcoords="offset points",
-            ha=side,
-            va="top",
-            color=colour,
-            fontweight="bold",
-        )
+    for name, lr, side, dx in (("LRMIN", result.lr_min, "right", -4), ("LRMAX", result.lr_max, "left", 4)):
+        ax.axvline(lr, color=COLOURS["val"], linestyle="--", linewidth=1.2)
+        top = {"xycoords": ("data", "axes fraction"), "ha": side, "va": "top"}
+        _write(ax, f"{name}\n{lr:g}", (lr, 0.98), dx, **top, color=COLOURS["val"], fontweight="bold")
     if result.steepest is not None:
         loss = losses[np.argmin(np.abs(lrs - result.steepest))]
         ax.plot(result.steepest, loss, "o", color=COLOURS["test"])
-        ax.annotate(
-            f"steepest slope {result.steepest:.2g}\n(torch-lr-finder)",
-            (result.steepest, loss),
-            xytext=(0, 12),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            color=COLOURS["test"],
-        )
+        text = f"steepest slope {result.steepest:.2g}\n(torch-lr-finder)"
+        _write(ax, text, (result.steepest, loss), 8, 8, fontsize=8, color=COLOURS["test"])
         ax.margins(y=0.15)
     return _label(figure, result.title, f"{result.ended} · {result.provenance}", result.notes)
 
@@ -116,16 +108,9 @@ def plot_schedule(run: Run) -> Figure:
     ax.plot(epoch, run.steps["lr"], color=COLOURS["lr"])
     ax.set(xlabel="epoch", xlim=(0, run.recipe.epochs))
     ax.set_ylabel("learning rate", color=COLOURS["lr"])
-    for step, side in ((0, "left"), (int(np.argmax(run.steps["lr"])), "left"), (-1, "right")):
-        ax.annotate(
-            f"{run.steps['lr'][step]:.3g}",
-            (epoch[step], run.steps["lr"][step]),
-            xytext=(8, -3) if side == "left" else (0, 8),
-            textcoords="offset points",
-            ha=side,
-            color=COLOURS["lr"],
-            fontsize=9,
-        )
+    lr, peak = run.steps["lr"], int(np.argmax(run.steps["lr"]))
+    for step, dx, dy, side in ((0, 8, -3, "left"), (peak, 8, -3, "left"), (-1, 0, 8, "right")):
+        _write(ax, f"{lr[step]:.3g}", (epoch[step], lr[step]), dx, dy, ha=side, color=COLOURS["lr"])
     ax.margins(y=0.12)
     twin = ax.twinx()
     twin.plot(epoch, run.steps["momentum"], color=COLOURS["momentum"], linestyle="--", linewidth=1.3)
@@ -133,7 +118,7 @@ def plot_schedule(run: Run) -> Figure:
     twin.set_ylim(0.8, 1.0)
     twin.grid(False)
     twin.spines["right"].set_visible(True)
-    return _label(figure, run.title, run.provenance, run.config["notes"])
+    return _label_run(figure, run)
 
 
 def _total_steps(run: Run) -> int:
@@ -145,31 +130,22 @@ def plot_curves(run: Run) -> Figure:
     figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharex=True, sharey="row")
     epochs = run.history["epoch"]
     right = [name for name in ("val", "test") if np.isfinite(run.history[f"{name}_loss"]).any()]
-    for row, (quantity, unit) in enumerate((("loss", "loss"), ("acc", "accuracy (%)"))):
-        for ax, splits in zip(axes[row], (["train"], right), strict=True):
+    rows = (("loss", "loss", "{:.3f}", 16, "bottom"), ("acc", "accuracy (%)", "{:.2f} %", -16, "top"))
+    for pair, (quantity, unit, form, dy, side) in zip(axes, rows, strict=True):
+        for ax, splits in zip(pair, (["train"], right), strict=True):
             for split in splits:
                 values = run.history[f"{split}_{quantity}"]
                 ax.plot(epochs, values, color=COLOURS[split], marker="o", markersize=3)
-                text = (
-                    f"{NAMES[split]} {values[-1]:.3f}" if quantity == "loss" else f"{NAMES[split]} {values[-1]:.2f} %"
-                )
-                ax.annotate(
-                    text,
-                    (epochs[-1], values[-1]),
-                    xytext=(0, 16 if quantity == "loss" else -16),
-                    textcoords="offset points",
-                    ha="right",
-                    va="bottom" if quantity == "loss" else "top",
-                    color=COLOURS[split],
-                    fontweight="bold",
-                )
-        axes[row][0].set_ylabel(unit)
+                text = f"{NAMES[split]} {form.format(values[-1])}"
+                style = {"ha": "right", "va": side, "color": COLOURS[split], "fontweight": "bold"}
+                _write(ax, text, (epochs[-1], values[-1]), 0, dy, **style)
+        pair[0].set_ylabel(unit)
     for ax in axes[1]:
         ax.set_xlabel("epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0][0].set_title("training", color=COLOURS["train"])
     axes[0][1].set_title(" and ".join(NAMES[name] for name in right), color=COLOURS[right[-1]])
-    return _label(figure, run.title, run.provenance, run.config["notes"])
+    return _label_run(figure, run)
 
 
 def _confusion(run: Run) -> np.ndarray:
@@ -184,18 +160,13 @@ def plot_class_accuracy(run: Run) -> Figure:
     figure, ax = plt.subplots(figsize=(8, 0.34 * len(classes) + 1.2))
     ax.barh([classes[i] for i in order], accuracy[order], color=COLOURS["test"], height=0.7)
     for place, i in enumerate(order):
-        ax.annotate(
-            f"{accuracy[i]:.1f}", (accuracy[i], place), xytext=(-4, 0), textcoords="offset points",
-            ha="right", va="center", color="white", fontsize=9,
-        )  # fmt: skip
+        _write(ax, f"{accuracy[i]:.1f}", (accuracy[i], place), -4, ha="right", va="center", color="white")
     overall = 100 * confusion.trace() / confusion.sum()
     ax.axvline(overall, color=GREY, linestyle="--", linewidth=1)
-    ax.annotate(
-        f"all {overall:.2f}", (overall, 1.01), xycoords=("data", "axes fraction"), ha="center", color=GREY, fontsize=9
-    )
+    _write(ax, f"all {overall:.2f}", (overall, 1.01), xycoords=("data", "axes fraction"), ha="center", color=GREY)
     ax.set(xlabel="test accuracy (%)", xlim=(0, 100))
     ax.grid(False, axis="y")
-    return _label(figure, run.title, run.provenance, run.config["notes"])
+    return _label_run(figure, run)
 
 
 def plot_confusion_matrix(run: Run) -> Figure:
@@ -203,21 +174,12 @@ def plot_confusion_matrix(run: Run) -> Figure:
     confusion, classes = _confusion(run), run.config["data"]["classes"]
     wrong = confusion - np.diag(confusion.diagonal())
     figure, ax = plt.subplots(figsize=(8, 6.6))
-    sns.heatmap(
-        wrong,
-        annot=confusion,
-        fmt="d",
-        cmap="Oranges",
-        xticklabels=classes,
-        yticklabels=classes,
-        square=True,
-        linewidths=0.5,
-        cbar_kws={"label": "misclassified images", "shrink": 0.8},
-        ax=ax,
-    )
+    scale = {"cmap": "Oranges", "cbar_kws": {"label": "misclassified images", "shrink": 0.8}}
+    names = {"xticklabels": classes, "yticklabels": classes}
+    sns.heatmap(wrong, annot=confusion, fmt="d", square=True, linewidths=0.5, ax=ax, **scale, **names)
     ax.set(xlabel="predicted class", ylabel="actual class")
     ax.grid(False)
-    return _label(figure, run.title, run.provenance, run.config["notes"])
+    return _label_run(figure, run)
 
 
 def save_run_figures(run: Run) -> list[Path]:
@@ -279,9 +241,7 @@ def plot_softmax_twice(classes: int = 10) -> Figure:
     for name, colour in (("cross_entropy", COLOURS["train"]), ("cross_entropy_of_softmax", COLOURS["test"])):
         losses = LOSSES[name](logits, labels, reduction="none")
         ax.plot(margin, losses, color=colour)
-        ax.annotate(
-            f"{name} {losses[-1]:.3f}", (margin[-1], losses[-1]), xytext=(0, 6), textcoords="offset points",
-            ha="right", color=colour, fontweight="bold",
-        )  # fmt: skip
+        style = {"ha": "right", "color": colour, "fontweight": "bold"}
+        _write(ax, f"{name} {losses[-1]:.3f}", (margin[-1], losses[-1]), 0, 6, **style)
     ax.set(xlabel="logit of the correct class, the others being 0", ylabel="loss", ylim=(0, None), xlim=(0, 12))
     return _label(figure, f"A softmax before the cross-entropy, {classes} classes")

@@ -183,7 +183,8 @@ class _Training:
                 self.ema.n_averaged.copy_(state["averaged_steps"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
-            self.scaler.load_state_dict(state["scaler"])
+            if state["scaler"]:  # empty from a device that needs no loss scaling
+                self.scaler.load_state_dict(state["scaler"])
             restore_random_states(state["random_states"])
             self.epoch, self.history, self.steps = state["epoch"], state["history"], state["steps"]
             self.log = state["log"]
