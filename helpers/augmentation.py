@@ -70,7 +70,8 @@ def denormalise(images: torch.Tensor, mean: np.ndarray, std: np.ndarray) -> np.n
 class BatchOrder(Sampler):
     """Yields (indices, seed) of each batch of an epoch: shuffled by (seed, epoch), or in order without a seed.
 
-    Every epoch holds every image once; its last batch is the smaller rest.
+    Every epoch holds every image once; its last batch is the smaller rest. `epoch` counts up by itself;
+    set it to draw an epoch again.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int | None):
@@ -82,6 +83,7 @@ class BatchOrder(Sampler):
     def __iter__(self) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
         order = np.arange(self.count)
         seed = () if self.seed is None else (self.seed, self.epoch)
+        self.epoch += 1
         if seed:
             order = np.random.default_rng(seed).permutation(self.count)
         for batch in range(len(self)):
@@ -114,7 +116,7 @@ def make_loader(
     workers: int = 0,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """Batches of `split`, shuffled if there is a `seed`. Set `loader.sampler.epoch` before each epoch."""
+    """Batches of `split`, shuffled and augmented anew in every epoch if there is a `seed`."""
     return DataLoader(
         Batches(split, mean, std, augmentation),
         sampler=BatchOrder(len(split), batch_size, seed),

@@ -53,7 +53,7 @@ START_LR, END_LR = {"SGD": 1e-4, "Adam": 1e-6}, {"SGD": 10.0, "Adam": 1.0}  # th
 STEPS, FAST_STEPS = 100, 40
 SMOOTHING = 0.2  # weight of the newest loss in the running mean
 LRMIN_DESCENT, LRMAX_CLIMB = 0.1, 0.25  # the rule's shares of the descent
-SMALLEST_DESCENT = 0.02  # of the starting loss: less is noise
+SMALLEST_DESCENT = 0.01  # of the starting loss: less is noise
 NOT_SWEPT = {"title", "epochs", "ema_decay", "select", "target", *(field.name for field in fields(OneCycle))}
 
 
@@ -160,7 +160,7 @@ def _round_down(value: float) -> float:
 def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: int = STEPS) -> RangeTest:
     """The range test of a recipe, on training data only, recorded in a folder of its own under `folder`.
 
-    Loads the recorded one if it was made with the same settings. Raises CourseError.
+    Loads it if it is recorded there. Raises CourseError, also if another one is recorded there.
     """
     folder = lr_find_folder(folder, recipe, data, seed)
     config = runs.configuration(recipe, data.describe(), seed)
@@ -170,8 +170,8 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
     path = folder / "lr_find.json"
     if path.exists():
         recorded = load_lr(path)
-        if recorded.settings == settings:
-            return recorded
+        runs.refuse_other(recorded.settings, settings, folder)
+        return recorded
     make_folder(folder)
     device = pick_device()
     loader = make_loaders(recipe, data, seed, device)["train"]

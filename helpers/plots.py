@@ -160,7 +160,8 @@ def plot_class_accuracy(run: Run) -> Figure:
     figure, ax = plt.subplots(figsize=(8, 0.34 * len(classes) + 1.2))
     ax.barh([classes[i] for i in order], accuracy[order], color=COLOURS["test"], height=0.7)
     for place, i in enumerate(order):
-        _write(ax, f"{accuracy[i]:.1f}", (accuracy[i], place), -4, ha="right", va="center", color="white")
+        inside = {"ha": "right", "color": "white"} if accuracy[i] > 8 else {"color": GREY}
+        _write(ax, f"{accuracy[i]:.1f}", (accuracy[i], place), -4 if accuracy[i] > 8 else 4, va="center", **inside)
     overall = 100 * confusion.trace() / confusion.sum()
     ax.axvline(overall, color=GREY, linestyle="--", linewidth=1)
     _write(ax, f"all {overall:.2f}", (overall, 1.01), xycoords=("data", "axes fraction"), ha="center", color=GREY)
@@ -233,7 +234,7 @@ def plot_augmentation(recipe: Recipe, data: Data, seed: int = 0, images: int = 4
 
 def plot_softmax_twice(classes: int = 10) -> Figure:
     """Cross-entropy of logits and of probabilities, as the correct class's logit grows over the others."""
-    margin = torch.linspace(0, 12, 121)
+    margin = torch.linspace(-8, 12, 201)
     logits = torch.zeros(len(margin), classes)
     logits[:, 0] = margin
     labels = torch.zeros(len(margin), dtype=torch.long)
@@ -243,5 +244,5 @@ def plot_softmax_twice(classes: int = 10) -> Figure:
         ax.plot(margin, losses, color=colour)
         style = {"ha": "right", "color": colour, "fontweight": "bold"}
         _write(ax, f"{name} {losses[-1]:.3f}", (margin[-1], losses[-1]), 0, 6, **style)
-    ax.set(xlabel="logit of the correct class, the others being 0", ylabel="loss", ylim=(0, None), xlim=(0, 12))
+    ax.set(xlabel="logit of the correct class, the others being 0", ylabel="loss", ylim=(0, None), xlim=(-8, 12))
     return _label(figure, f"A softmax before the cross-entropy, {classes} classes")

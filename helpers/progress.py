@@ -1,5 +1,6 @@
 """Progress bars, as text: a notebook can keep them, and they need no widgets."""
 
+import os
 import sys
 from collections.abc import Iterable
 
@@ -8,7 +9,7 @@ from tqdm import tqdm
 
 def progress_bar(iterable: Iterable, title: str | None = None, total: int | None = None, unit: str = "it") -> tqdm:
     """tqdm's bar, where someone can watch it: in a terminal or a notebook. It vanishes at its end."""
-    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    watched = not os.environ.get("TQDM_DISABLE") and (sys.stderr.isatty() or "ipykernel" in sys.modules)
     return tqdm(
         iterable, title, total, leave=False, mininterval=0.5, disable=not watched, dynamic_ncols=True, unit=unit
     )

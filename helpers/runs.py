@@ -72,9 +72,14 @@ def open_folder(folder: Path, config: dict) -> None:
         return
     try:  # values that are newer than the run take their defaults
         recorded["recipe"] = as_dict(from_dict(recorded["recipe"]))
-        different = _different(recorded, config)
     except (CourseError, KeyError, TypeError, AttributeError) as error:
         raise CourseError(f"{path} cannot be compared ({error}): move the run folder away to train afresh.") from error
+    refuse_other(recorded, config, folder)
+
+
+def refuse_other(recorded: dict, asked: dict, folder: Path) -> None:
+    """Raises CourseError with the difference if a folder's recorded configuration is not the one asked for."""
+    different = _different(recorded, asked)
     if different:
         listed = "; ".join(f"{key}: {old} there, {new} asked for" for key, old, new in different)
         raise CourseError(

@@ -111,11 +111,11 @@ def train(
     runs.open_folder(folder, config)
     if (folder / "summary.json").exists():
         report((folder / "train.log").read_text().rstrip())
-        report(f"This run was finished before: loaded from {folder}.")
+        report(f"This run was finished before: loaded from {folder.name}.")
         return runs.load_run(folder)
     if (folder / "last.pt").exists():
         training.load_state_dict(load_checkpoint(folder / "last.pt"), folder / "last.pt")
-        report("\n".join((*training.log, f"Resuming {folder} after epoch {training.epoch} of {recipe.epochs}.")))
+        report("\n".join((*training.log, f"Resuming {folder.name} after epoch {training.epoch} of {recipe.epochs}.")))
 
     def log(line: str) -> None:
         training.log.append(line)
