@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -59,8 +58,8 @@ def load_checkpoint(path: Path) -> dict:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # damage can surface as anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CourseError(
             f"{path} is damaged or no checkpoint ({reason}): it was kept as it is; move it away to train afresh."
         ) from error

@@ -26,9 +26,10 @@ def to_device(batch: tuple[Tensor, Tensor], device: Device) -> tuple[Tensor, Ten
     return images.to(device.device, non_blocking=True), labels.to(device.device, non_blocking=True)
 
 
-def predict(model: nn.Module, loader: DataLoader, device: Device) -> tuple[Tensor, Tensor]:
+def predict(model: nn.Module, loader: DataLoader, device: Device, *, flip: bool = False) -> tuple[Tensor, Tensor]:
     """Logits (N, classes) float32 and labels (N,) of every image, on the CPU, in the loader's order.
 
+    `flip` mirrors the images left-right.
     The model is put into evaluation mode for it, and back.
     """
     training = model.training
@@ -38,7 +39,7 @@ def predict(model: nn.Module, loader: DataLoader, device: Device) -> tuple[Tenso
         for batch in loader:
             images, targets = to_device(batch, device)
             with device.autocast():
-                logits.append(model(images).float())
+                logits.append(model(images.flip(3) if flip else images).float())
             labels.append(targets)
     model.train(training)
     return torch.cat(logits).cpu(), torch.cat(labels).cpu()

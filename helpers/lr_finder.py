@@ -3,11 +3,11 @@
 The learning rate grows from step to step, from far too small to far too large, while the loss of each
 training batch is recorded. LRMIN and LRMAX are read off the smoothed curve by this rule:
 
-- descent: how far the loss falls from its start to its lowest point before it first climbs back;
+- descent: how far the loss falls from its start to its lowest point before it first climbs back by a
+  quarter of the way;
 - LRMIN: the learning rate at which the first tenth of the descent is made. Below it nothing is learned;
-- LRMAX: the last learning rate before the loss has climbed back by a quarter of the descent. Above it
-  training is unstable;
-- both rounded down to one digit, since the curve of another seed is no more alike than that.
+- LRMAX: the learning rate of the lowest point. Above it the loss no longer falls;
+- both rounded to one digit: the curve cannot tell more.
 
 The curve behind the first climb is ignored: the loss often falls a second time there, in a network
 that was already thrown off. The library's suggestion, the steepest slope, can lie in that second fall.
@@ -16,7 +16,6 @@ that was already thrown off. The library's suggestion, the steepest slope, can l
 import contextlib
 import io
 import json
-import math
 import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -35,7 +34,7 @@ from helpers.errors import CourseError
 from helpers.evaluation import LOSSES
 from helpers.models import make_model
 from helpers.progress import progress_bar
-from helpers.recipes import OneCycle, Recipe
+from helpers.recipes import OneCycle, Plateau, Recipe
 from helpers.training import (
     make_loaders,
     make_optimizer,
@@ -52,9 +51,17 @@ with warnings.catch_warnings():
 START_LR, END_LR = {"SGD": 1e-4, "Adam": 1e-6}, {"SGD": 10.0, "Adam": 1.0}  # the range that is swept
 STEPS, FAST_STEPS = 100, 40
 SMOOTHING = 0.2  # weight of the newest loss in the running mean
-LRMIN_DESCENT, LRMAX_CLIMB = 0.1, 0.25  # the rule's shares of the descent
+LRMIN_DESCENT, CLIMB = 0.1, 0.25  # the rule's shares of the descent
 SMALLEST_DESCENT = 0.01  # of the starting loss: less is noise
-NOT_SWEPT = {"title", "epochs", "ema_decay", "select", "target", *(field.name for field in fields(OneCycle))}
+NOT_SWEPT = {
+    "title",
+    "epochs",
+    "ema_decay",
+    "flip_averaging",
+    "select",
+    "target",
+    *(field.name for kind in (OneCycle, Plateau) for field in fields(kind)),
+}
 
 
 @dataclass(frozen=True)
@@ -128,33 +135,24 @@ def read_curve(lrs: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
 
     Raises CourseError if the loss never fell, or fell over too short a range to read two bounds.
     """
-    start, lowest, edge = (losses[0] if len(losses) else math.nan), math.inf, len(losses) - 1
-    for step, loss in enumerate(losses):
-        lowest = min(lowest, loss)
-        descent = start - lowest
-        if descent > SMALLEST_DESCENT * start and loss > lowest + LRMAX_CLIMB * descent:
-            edge = step - 1
-            break
-    descent = start - lowest
-    if not descent > SMALLEST_DESCENT * start:
+    lowest = np.minimum.accumulate(losses)  # so far
+    descent = losses[:1] - lowest
+    climbed = (descent > SMALLEST_DESCENT * losses[:1]) & (losses > lowest + CLIMB * descent)
+    valley = losses[: np.argmax(climbed)] if climbed.any() else losses
+    bottom = int(valley.argmin()) if len(valley) else 0
+    if not len(losses) or descent[bottom] <= SMALLEST_DESCENT * losses[0]:
         raise CourseError(
-            "The loss never fell in the range test, so the test says nothing about the learning rate: "
-            "look at the data and the network, or sweep from a lower learning rate."
+            "The loss never fell in the range test, so the test says nothing about the learning rate: look at the "
+            "data, the network and the recipe."
         )
-    first = int(np.argmax(losses <= start - LRMIN_DESCENT * descent))
-    lr_min, lr_max = _round_down(lrs[first]), _round_down(lrs[edge])
+    first = int(np.argmax(losses <= losses[0] - LRMIN_DESCENT * descent[bottom]))
+    lr_min, lr_max = (float(f"{lrs[step]:.0e}") for step in (first, bottom))
     if lr_min >= lr_max:
         raise CourseError(
-            f"The loss fell only between LR {lrs[first]:.2g} and {lrs[edge]:.2g}, too short a range to read: "
+            f"The loss fell only between LR {lrs[first]:.2g} and {lrs[bottom]:.2g}, too short a range to read: "
             "sweep in more steps."
         )
     return lr_min, lr_max
-
-
-def _round_down(value: float) -> float:
-    """To one significant digit."""
-    exponent = math.floor(math.log10(value))
-    return float(f"{math.floor(value / 10.0**exponent * (1 + 1e-9))}e{exponent}")
 
 
 def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: int = STEPS) -> RangeTest:

@@ -16,7 +16,7 @@ from helpers.checkpoints import write_atomically
 from helpers.data import Data
 from helpers.evaluation import LOSSES
 from helpers.lr_finder import RangeTest
-from helpers.recipes import Recipe
+from helpers.recipes import Plateau, Recipe
 from helpers.runs import Run
 from helpers.schedules import triangular
 
@@ -106,7 +106,8 @@ def plot_schedule(run: Run) -> Figure:
     epoch = (run.steps["step"] + 1) * run.recipe.epochs / _total_steps(run)
     figure, ax = plt.subplots(figsize=(8, 3.4))
     ax.plot(epoch, run.steps["lr"], color=COLOURS["lr"])
-    ax.set(xlabel="epoch", xlim=(0, run.recipe.epochs))
+    scale = "log" if isinstance(run.recipe.schedule, Plateau) else "linear"
+    ax.set(xlabel="epoch", xlim=(0, run.recipe.epochs), yscale=scale)
     ax.set_ylabel("learning rate", color=COLOURS["lr"])
     lr, peak = run.steps["lr"], int(np.argmax(run.steps["lr"]))
     for step, dx, dy, side in ((0, 8, -3, "left"), (peak, 8, -3, "left"), (-1, 0, 8, "right")):
@@ -128,7 +129,8 @@ def _total_steps(run: Run) -> int:
 def plot_curves(run: Run) -> Figure:
     """Loss (above) and accuracy (below) of training (left) and test or validation (right), an epoch a point."""
     figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharex=True, sharey="row")
-    epochs = run.history["epoch"]
+    epochs, lr = run.history["epoch"], run.history["lr"]
+    drops = epochs[1:][lr[1:] < lr[:-1]] if isinstance(run.recipe.schedule, Plateau) else []
     right = [name for name in ("val", "test") if np.isfinite(run.history[f"{name}_loss"]).any()]
     rows = (("loss", "loss", "{:.3f}", 16, "bottom"), ("acc", "accuracy (%)", "{:.2f} %", -16, "top"))
     for pair, (quantity, unit, form, dy, side) in zip(axes, rows, strict=True):
@@ -139,6 +141,8 @@ def plot_curves(run: Run) -> Figure:
                 text = f"{NAMES[split]} {form.format(values[-1])}"
                 style = {"ha": "right", "va": side, "color": COLOURS[split], "fontweight": "bold"}
                 _write(ax, text, (epochs[-1], values[-1]), 0, dy, **style)
+            for epoch in drops:  # the first epoch with the lower learning rate
+                ax.axvline(epoch - 0.5, color=GREY, linestyle=":", linewidth=1)
         pair[0].set_ylabel(unit)
     for ax in axes[1]:
         ax.set_xlabel("epoch")

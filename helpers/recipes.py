@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from helpers.errors import CourseError
 
+Problems = tuple[tuple[bool, str], ...]  # (whether something is wrong, what)
+
 
 @dataclass(frozen=True)
 class OneCycle:
@@ -25,6 +27,74 @@ class OneCycle:
     momentum_min: float | None = None  # momentum at lr_max; None: momentum is not cycled
     momentum_max: float | None = None  # momentum at lr_min
 
+    @property
+    def lr_start(self) -> float:
+        return self.lr_min
+
+    def stretched(self, factor: float) -> "OneCycle":
+        return replace(self, peak_epoch=self.peak_epoch * factor)
+
+    def problems(self, recipe: "Recipe") -> Problems:
+        momenta = self.momentum_min, self.momentum_max
+        return (
+            (
+                not 0 < self.lr_min < self.lr_max,
+                f"lr_min has to be above 0 and below lr_max, not {self.lr_min:g} with lr_max {self.lr_max:g}",
+            ),
+            (
+                self.lr_end is not None and not 0 < self.lr_end <= self.lr_max,
+                f"lr_end has to be above 0 and not above lr_max, not {self.lr_end}",
+            ),
+            (
+                momenta != (None, None) and (None in momenta or not 0 < momenta[0] <= momenta[1] < 1),
+                f"momentum_min and momentum_max have to be given together, in order and within (0, 1), not {momenta}",
+            ),
+            (
+                not 0 < self.peak_epoch < recipe.epochs,
+                f"peak_epoch has to be above 0 and before the last epoch, {recipe.epochs}, not {self.peak_epoch:g}",
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Reduce the learning rate when what is monitored stops improving: torch's ReduceLROnPlateau.
+
+    An accuracy is better the higher it is (its mode is "max"), a loss the lower ("min").
+    """
+
+    lr: float
+    monitor: str  # a column of the history: "val_acc", "val_loss", "test_acc" or "test_loss"
+    factor: float  # the learning rate is multiplied by it
+    patience: int  # epochs without improvement that are waited for
+    warmup_epochs: float = 0.0  # the learning rate first rises linearly to lr
+
+    @property
+    def lr_start(self) -> float:
+        return self.lr
+
+    @property
+    def mode(self) -> str:
+        return "max" if self.monitor.endswith("_acc") else "min"
+
+    def stretched(self, factor: float) -> "Plateau":
+        return replace(self, warmup_epochs=self.warmup_epochs * factor)
+
+    def problems(self, recipe: "Recipe") -> Problems:
+        return (
+            (self.lr <= 0, f"lr has to be above 0, not {self.lr:g}"),
+            (not 0 < self.factor < 1, f"factor has to be within (0, 1), not {self.factor:g}"),
+            (self.patience < 0, f"patience cannot be negative, not {self.patience}"),
+            (
+                not 0 <= self.warmup_epochs < recipe.epochs,
+                f"warmup_epochs has to be 0 or more and below {recipe.epochs}, not {self.warmup_epochs:g}",
+            ),
+            (
+                self.monitor.startswith("val_") and not recipe.validation_images,
+                f"monitor={self.monitor} needs validation_images above 0",
+            ),
+        )
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -34,10 +104,13 @@ class Recipe:
     title: str
     epochs: int
     batch_size: int
-    schedule: OneCycle
+    schedule: OneCycle | Plateau
     model: str = "custom_resnet"
-    fc_bias: bool = True
-    logit_scale: float = 1.0  # multiplies the logits
+    fc_bias: bool = True  # custom_resnet
+    logit_scale: float = 1.0  # custom_resnet: multiplies the logits
+    norm: str = "batch"  # resnet18: BatchNorm, or "layer" normalisation
+    dropout: float = 0.0  # resnet18: share of channels dropped in each block
+    zero_init_residual: bool = False  # resnet18: every block starts as the identity
     # (albumentations class, arguments) in order. The word "mean" stands for the channel means of
     # the training data, "BORDER_..." for OpenCV's constant of that name.
     augmentation: tuple = ()
@@ -45,11 +118,14 @@ class Recipe:
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
-    loss: str = "cross_entropy"  # or "cross_entropy_of_softmax", see helpers.training
+    decay_vectors: bool = True  # False: no weight decay on biases and normalisation parameters
+    clip_norm: float = 0.0  # above 0: the gradient is scaled down to this norm
+    loss: str = "cross_entropy"  # or "cross_entropy_of_softmax", see helpers.evaluation
     label_smoothing: float = 0.0
     ema_decay: float = 0.0  # per step; above 0 the averaged weights are evaluated and kept
     validation_images: int = 0  # held out of the training set, evenly over the classes
     select: str = "last"  # the epoch that is reported: the "last", or the best by "val_acc" or "test_acc"
+    flip_averaging: bool = False  # also report the mean of the logits of each test image and its mirror image
     target: float = 0.0  # the test accuracy, in percent, that the assignment asks for
 
     def __post_init__(self):
@@ -61,34 +137,16 @@ class Recipe:
             (not 0 <= self.ema_decay < 1, f"ema_decay has to be in [0, 1), not {self.ema_decay}"),
             (not 0 <= self.label_smoothing < 1, f"label_smoothing has to be in [0, 1), not {self.label_smoothing}"),
             (not 0 <= self.momentum < 1, f"momentum has to be in [0, 1), not {self.momentum}"),
+            (not 0 <= self.dropout < 1, f"dropout has to be in [0, 1), not {self.dropout}"),
             (self.nesterov and not self.momentum, "nesterov=True needs a momentum above 0"),
             (self.weight_decay < 0, f"weight_decay cannot be negative, not {self.weight_decay}"),
+            (self.clip_norm < 0, f"clip_norm cannot be negative, not {self.clip_norm}"),
             (
                 self.select == "val_acc" and not self.validation_images,
                 "select=val_acc needs validation_images above 0",
             ),
-            (
-                not 0 < self.schedule.lr_min < self.schedule.lr_max,
-                f"lr_min has to be above 0 and below lr_max, not {self.schedule.lr_min:g} with "
-                f"lr_max {self.schedule.lr_max:g}",
-            ),
-            (
-                self.schedule.lr_end is not None and not 0 < self.schedule.lr_end <= self.schedule.lr_max,
-                f"lr_end has to be above 0 and not above lr_max, not {self.schedule.lr_end}",
-            ),
-            (
-                not 0 < (self.schedule.momentum_min or 0.5) <= (self.schedule.momentum_max or 0.5) < 1
-                or (self.schedule.momentum_min is None) != (self.schedule.momentum_max is None),
-                "momentum_min and momentum_max have to be given together, in order and within (0, 1), not "
-                f"{self.schedule.momentum_min} and {self.schedule.momentum_max}",
-            ),
-            (
-                not 0 < self.schedule.peak_epoch < self.epochs,
-                f"peak_epoch has to be above 0 and before the last epoch, {self.epochs}, "
-                f"not {self.schedule.peak_epoch:g}",
-            ),
         )
-        for wrong, sentence in problems:
+        for wrong, sentence in (*problems, *self.schedule.problems(self)):
             if wrong:
                 raise CourseError(f"The recipe {self.name} cannot be trained: {sentence}.")
         for key, allowed in CHOICES.items():
@@ -111,7 +169,9 @@ def _cutout(size: int, p: float = 1.0) -> tuple:
 
 
 CHOICES = {
-    "model": ("custom_resnet",),
+    "model": ("custom_resnet", "resnet18"),
+    "norm": ("batch", "layer"),
+    "monitor": ("val_acc", "val_loss", "test_acc", "test_loss"),
     "optimizer": ("SGD", "Adam"),
     "loss": ("cross_entropy", "cross_entropy_of_softmax"),
     "select": ("last", "val_acc", "test_acc"),
@@ -136,7 +196,7 @@ RECIPES = {
             momentum=0.9,
             nesterov=True,
             weight_decay=5e-4,
-            schedule=OneCycle(lr_max=0.3, lr_min=0.003, peak_epoch=5),  # as the range test found them, notebook 01
+            schedule=OneCycle(lr_max=0.2, lr_min=0.003, peak_epoch=5),  # as the range test found them, notebook 01
             label_smoothing=0.1,
             ema_decay=0.99,
             target=90.0,
@@ -186,6 +246,111 @@ RECIPES = {
             loss="cross_entropy_of_softmax",
             target=90.0,
         ),
+        Recipe(
+            name="resnet18_batchnorm",
+            title="ResNet18 with BatchNorm, ReduceLROnPlateau",
+            epochs=50,
+            batch_size=128,
+            model="resnet18",
+            zero_init_residual=True,
+            augmentation=(
+                ("HorizontalFlip", {"p": 0.5}),
+                ("Rotate", {"limit": (-10, 10), "border_mode": "BORDER_REFLECT_101", "p": 0.5}),
+                (
+                    "HueSaturationValue",
+                    {"hue_shift_limit": 5, "sat_shift_limit": 15, "val_shift_limit": 10, "p": 0.3},
+                ),
+                _cutout(16),
+            ),
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=5e-4,
+            schedule=Plateau(lr=0.1, monitor="val_acc", factor=0.2, patience=2, warmup_epochs=3),
+            label_smoothing=0.1,
+            ema_decay=0.995,
+            validation_images=2500,
+            select="val_acc",
+            flip_averaging=True,
+        ),
+        Recipe(
+            name="resnet18_layernorm",
+            title="ResNet18 with layer normalisation only, ReduceLROnPlateau",
+            epochs=40,
+            batch_size=128,
+            model="resnet18",
+            norm="layer",
+            zero_init_residual=True,
+            augmentation=(
+                *_pad_crop("BORDER_REFLECT_101"),
+                _cutout(16),
+                ("Rotate", {"limit": (-5, 5), "border_mode": "BORDER_REFLECT_101", "p": 1.0}),
+            ),
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=5e-4,
+            decay_vectors=False,
+            clip_norm=1.0,
+            schedule=Plateau(lr=0.05, monitor="val_acc", factor=0.2, patience=2, warmup_epochs=3),
+            label_smoothing=0.1,
+            ema_decay=0.995,
+            validation_images=2500,
+            select="val_acc",
+            flip_averaging=True,
+        ),
+        # The published ones monitor, and choose their best model, on the test set, as they did.
+        Recipe(
+            name="published_s10_plateau_sgd",
+            title="Published S10: ResNet18, plateau on the test loss",
+            epochs=50,
+            batch_size=64,
+            model="resnet18",
+            augmentation=(
+                ("RandomBrightnessContrast", {"brightness_limit": 0, "contrast_limit": 0.2, "p": 0.5}),
+                _cutout(16, p=0.75),
+                ("HorizontalFlip", {"p": 0.5}),
+            ),
+            momentum=0.9,
+            weight_decay=5e-4,
+            schedule=Plateau(lr=0.009545, monitor="test_loss", factor=0.1, patience=10),
+            select="test_acc",
+        ),
+        Recipe(
+            name="published_s10_plateau_albumentations",
+            title="Published S10: ResNet18 with dropout, plateau on the test loss",
+            epochs=50,
+            batch_size=128,
+            model="resnet18",
+            dropout=0.05,
+            augmentation=(  # the limits were not published: these are moderate ones
+                ("HorizontalFlip", {"p": 0.5}),
+                ("Rotate", {"limit": (-15, 15), "border_mode": "BORDER_REFLECT_101", "p": 0.5}),
+                ("HueSaturationValue", {"p": 0.5}),
+                _cutout(16, p=0.5),
+            ),
+            momentum=0.9,
+            weight_decay=1e-3,
+            schedule=Plateau(lr=0.05, monitor="test_loss", factor=0.1, patience=3),
+            select="test_acc",
+        ),
+        *(
+            Recipe(
+                name=f"published_s11_plateau_{norm}norm",
+                title=f"Published S11: ResNet18, {norm} normalisation, plateau on the test accuracy",
+                epochs=20,
+                batch_size=256,
+                model="resnet18",
+                norm=norm,
+                augmentation=(
+                    *_pad_crop("BORDER_REFLECT_101"),
+                    _cutout(16),
+                    ("Rotate", {"limit": (-5, 5), "border_mode": "BORDER_REFLECT_101", "p": 1.0}),
+                ),
+                momentum=0.9,
+                schedule=Plateau(lr=0.01, monitor="test_acc", factor=0.8, patience=5),
+                select="test_acc",
+            )
+            for norm in ("batch", "layer")
+        ),
     )
 }
 
@@ -202,7 +367,10 @@ def get_recipe(name: str, *, fast: bool = False) -> Recipe:
     """
     if name in RECIPES:
         recipe = RECIPES[name]
-        return replace(with_epochs(recipe, FAST["epochs"]), batch_size=FAST["batch_size"]) if fast else recipe
+        if not fast:
+            return recipe
+        held_out = min(recipe.validation_images, FAST_LIMIT // 4)
+        return replace(with_epochs(recipe, FAST["epochs"]), batch_size=FAST["batch_size"], validation_images=held_out)
     near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
     raise CourseError(f"There is no recipe {name!r}; did you mean {' or '.join(near)}?")
 
@@ -256,8 +424,7 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     """The recipe over another number of epochs, its schedule stretched or squeezed to them."""
     if type(epochs) is not int or epochs < 1:
         raise CourseError(f"epochs has to be a whole number of 1 or more, not {epochs}.")
-    peak = recipe.schedule.peak_epoch * epochs / recipe.epochs
-    return replace(recipe, epochs=epochs, schedule=replace(recipe.schedule, peak_epoch=peak))
+    return replace(recipe, epochs=epochs, schedule=recipe.schedule.stretched(epochs / recipe.epochs))
 
 
 def differences(recipe: Recipe) -> list[str]:

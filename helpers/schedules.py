@@ -1,11 +1,11 @@
-"""Learning rate schedules: one cycle, and the triangular policy it grew out of."""
+"""Learning rate schedules: one cycle and the triangular policy it grew out of, and reduction on a plateau."""
 
 import numpy as np
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from helpers.errors import CourseError
-from helpers.recipes import OneCycle, Recipe
+from helpers.recipes import OneCycle, Plateau, Recipe
 
 
 def triangular(iteration: np.ndarray, step_size: int, lr_min: float, lr_max: float) -> np.ndarray:
@@ -43,10 +43,69 @@ def one_cycle(schedule: OneCycle, optimizer: Optimizer, epochs: int, steps_per_e
     )
 
 
-def make_scheduler(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
-    """The recipe's scheduler; `recipe.schedule.step` says whether to step it every batch or every epoch."""
-    steps = 1 if recipe.schedule.step == "epoch" else steps_per_epoch
-    return one_cycle(recipe.schedule, optimizer, recipe.epochs, steps)
+class OneCycleSchedule:
+    """One cycle, stepped after every batch or epoch, as the recipe says."""
+
+    def __init__(self, recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int):
+        self.step = recipe.schedule.step
+        steps = 1 if self.step == "epoch" else steps_per_epoch
+        self.scheduler = one_cycle(recipe.schedule, optimizer, recipe.epochs, steps)
+
+    def after_batch(self) -> None:
+        if self.step == "batch":
+            self._advance()
+
+    def after_epoch(self, row: dict) -> None:
+        if self.step == "epoch":
+            self._advance()
+
+    def _advance(self) -> None:
+        if self.scheduler.last_epoch + 1 < self.scheduler.total_steps:  # the last step has no successor
+            self.scheduler.step()
+
+    def state_dict(self) -> dict:
+        return self.scheduler.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.scheduler.load_state_dict(state)
+
+
+class PlateauSchedule:
+    """A linear warm-up, batch by batch, then torch's ReduceLROnPlateau, epoch by epoch."""
+
+    def __init__(self, recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int):
+        self.plateau, self.optimizer = recipe.schedule, optimizer
+        self.warmup_steps = round(self.plateau.warmup_epochs * steps_per_epoch)
+        self.warmup = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, self.warmup_steps)))
+        self.reducer = ReduceLROnPlateau(
+            optimizer, mode=self.plateau.mode, factor=self.plateau.factor, patience=self.plateau.patience
+        )
+
+    def after_batch(self) -> None:
+        if self.warmup.last_epoch + 1 < self.warmup_steps:
+            self.warmup.step()
+
+    def after_epoch(self, row: dict) -> str | None:
+        """Steps the scheduler with the row's monitored value; says so if the learning rate fell."""
+        if row["epoch"] < self.plateau.warmup_epochs:
+            return None
+        before = self.optimizer.param_groups[0]["lr"]
+        self.reducer.step(row[self.plateau.monitor])
+        after = self.optimizer.param_groups[0]["lr"]
+        return f"Epoch {row['epoch']}: reducing learning rate of group 0 to {after:.4e}" if after < before else None
+
+    def state_dict(self) -> dict:
+        return {"warmup": self.warmup.state_dict(), "reducer": self.reducer.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.warmup.load_state_dict(state["warmup"])
+        self.reducer.load_state_dict(state["reducer"])
+
+
+def make_schedule(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int) -> OneCycleSchedule | PlateauSchedule:
+    """The recipe's schedule over an optimizer: call `after_batch` and `after_epoch`."""
+    kind = PlateauSchedule if isinstance(recipe.schedule, Plateau) else OneCycleSchedule
+    return kind(recipe, optimizer, steps_per_epoch)
 
 
 def momentum_of(optimizer: Optimizer) -> float:

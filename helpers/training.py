@@ -25,17 +25,23 @@ from helpers.evaluation import LOSSES, confusion_matrix, loss_and_accuracy, pred
 from helpers.models import make_model
 from helpers.progress import progress_bar
 from helpers.recipes import Recipe
-from helpers.schedules import make_scheduler, momentum_of
+from helpers.schedules import make_schedule, momentum_of
 
 EVALUATION_BATCH = 500
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """The recipe's optimizer over the model's parameters, at the schedule's lowest learning rate."""
-    options = {"lr": recipe.schedule.lr_min, "weight_decay": recipe.weight_decay}
+    options = {"lr": recipe.schedule.lr_start, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "SGD":
         options |= {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
-    return getattr(torch.optim, recipe.optimizer)(model.parameters(), **options)
+    groups = [{"params": list(model.parameters())}]
+    if not recipe.decay_vectors:
+        groups = [
+            {"params": [p for p in model.parameters() if p.ndim > 1]},
+            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+    return getattr(torch.optim, recipe.optimizer)(groups, **options)
 
 
 def make_loaders(recipe: Recipe, data: Data, seed: int, device: Device) -> dict:
@@ -147,7 +153,7 @@ class _Training:
         self.model = device.place(make_model(recipe, classes))
         self.ema = AveragedModel(self.model, use_buffers=True) if recipe.ema_decay else None
         self.optimizer = make_optimizer(recipe, self.model)
-        self.scheduler = make_scheduler(recipe, self.optimizer, steps_per_epoch)
+        self.schedule = make_schedule(recipe, self.optimizer, steps_per_epoch)
         self.scaler = device.scaler()
         self.epoch = 0
         self.history: list[dict] = []
@@ -165,7 +171,7 @@ class _Training:
             "trained_model": self.model.state_dict(),
             "averaged_steps": self.ema.n_averaged if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
+            "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random_states": random_states(),
             "recipe": self.recipe.name,
@@ -182,7 +188,7 @@ class _Training:
             if self.ema:
                 self.ema.n_averaged.copy_(state["averaged_steps"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.scheduler.load_state_dict(state["scheduler"])
+            self.schedule.load_state_dict(state["schedule"])
             if state["scaler"]:  # empty from a device that needs no loss scaling
                 self.scaler.load_state_dict(state["scaler"])
             restore_random_states(state["random_states"])
@@ -208,6 +214,12 @@ class _Training:
                 row |= {f"{name}_loss": loss, f"{name}_acc": 100 * correct / len(labels)}
                 log(_line({"val": "Validation", "test": "Test"}[name], loss, correct, len(labels)))
         self.history.append(row | {"seconds": time.perf_counter() - started})
+        if self.is_best() and self.recipe.select != "last":
+            name = {"val_acc": "Validation", "test_acc": "Test"}[self.recipe.select]
+            log(f"{name} accuracy {row[self.recipe.select]:.2f} has increased: saving the model")
+        reduced = self.schedule.after_epoch(row)
+        if reduced:
+            log(reduced)
 
     def _train_epoch(self, loader: DataLoader) -> dict:
         recipe, loss_function = self.recipe, LOSSES[self.recipe.loss]
@@ -216,6 +228,8 @@ class _Training:
         # Sums stay on the device: reading them would make the host wait for every step.
         loss_sum = torch.zeros((), device=self.device.device, dtype=torch.float64)
         correct = torch.zeros((), device=self.device.device, dtype=torch.int64)
+        finite = torch.ones((), device=self.device.device, dtype=torch.bool)
+        good_steps = torch.zeros((), device=self.device.device, dtype=torch.int64)
         images_seen, read = 0, time.perf_counter()
         with progress_bar(loader, f"Epoch {self.epoch}/{recipe.epochs}") as bar:
             for batch_id, batch in enumerate(bar):
@@ -226,6 +240,9 @@ class _Training:
                 loss = loss_function(logits, labels, label_smoothing=recipe.label_smoothing)
                 self.optimizer.zero_grad(set_to_none=True)
                 self.scaler.scale(loss).backward()
+                if recipe.clip_norm:
+                    self.scaler.unscale_(self.optimizer)
+                    nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
                 if self.ema:
@@ -239,37 +256,32 @@ class _Training:
                     plain = loss_function(logits, labels) if recipe.label_smoothing else loss
                     loss_sum += plain.detach() * len(labels)
                     correct += (logits.argmax(dim=1) == labels).sum()
+                    finite &= loss.isfinite()
+                    good_steps += finite
                 images_seen += len(labels)
                 lr = self.optimizer.param_groups[0]["lr"]
                 self.steps.append({"step": len(self.steps), "lr": lr, "momentum": momentum_of(self.optimizer)})
-                if recipe.schedule.step == "batch":
-                    self._step_scheduler()
+                self.schedule.after_batch()
                 if not bar.disable and time.perf_counter() - read > 0.5:
                     read = time.perf_counter()
                     loss_so_far, accuracy = loss_sum.item() / images_seen, 100 * correct.item() / images_seen
                     bar.set_postfix_str(
                         f"Loss={loss_so_far:.4f} Batch_id={batch_id} LR={lr:.5f} Accuracy={accuracy:.2f}", refresh=False
                     )
-        if recipe.schedule.step == "epoch":
-            self._step_scheduler()
-        mean_loss = loss_sum.item() / images_seen
-        if not math.isfinite(mean_loss):
+        if not finite.item():
             raise CourseError(
-                f"The training loss of epoch {self.epoch} is not finite: lower the learning rate (--set lr_max=...); "
-                "the checkpoint of the epoch before is kept."
+                f"The loss is not finite in epoch {self.epoch}, step {good_steps.item() + 1} of {len(loader)}: lower "
+                "the learning rate with --set, or clip gradients with --set clip_norm=1; the checkpoint of the "
+                "epoch before is kept."
             )
         correct = correct.item()
         return {
             "lr": lr,
-            "train_loss": mean_loss,
+            "train_loss": loss_sum.item() / images_seen,
             "train_acc": 100 * correct / images_seen,
             "correct": correct,
             "images": images_seen,
         }
-
-    def _step_scheduler(self) -> None:
-        if self.scheduler.last_epoch + 1 < self.scheduler.total_steps:  # the last step has no successor
-            self.scheduler.step()
 
     def is_best(self) -> bool:
         """Whether the epoch just ended is the one to report, so far, by the recipe's rule."""
@@ -298,6 +310,10 @@ def _summary(folder: Path, config: dict, training: _Training, loader: DataLoader
     chosen_by = "last epoch" if training.recipe.select == "last" else training.recipe.select
     log(f"Reported: epoch {best['epoch']} ({chosen_by})")
     log(_line("Test", loss, correct, len(labels)))
+    flipped = {}
+    if training.recipe.flip_averaging:
+        both = (logits + predict(model, loader, training.device, flip=True)[0]) / 2
+        flipped = {"test_acc_flip_averaging": 100 * loss_and_accuracy(both, labels)[1] / len(labels)}
     return {
         "recipe": training.recipe.name,
         "reported": {
@@ -305,6 +321,7 @@ def _summary(folder: Path, config: dict, training: _Training, loader: DataLoader
             "chosen_by": chosen_by,
             "test_loss": loss,
             "test_acc": 100 * correct / len(labels),
+            **flipped,
         },
         "last_epoch": {key: value for key, value in training.history[-1].items() if key != "seconds"},
         "best_test_acc": max(row["test_acc"] for row in training.history),

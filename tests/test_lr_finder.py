@@ -116,14 +116,15 @@ def curve(*points):
 @pytest.mark.parametrize(
     ("points", "expected"),
     [
-        # Falls by 1 between 1e-3 and 1e-1: a tenth at 10^-2.8 = 0.0016. Climbs back a quarter at 0.18.
-        (((1e-4, 2.0), (1e-3, 2.0), (1e-1, 1.0), (1, 2.0), (10, 5.0)), (0.001, 0.1)),
+        # Falls by 1 between 1e-3 and 1e-1: a tenth at 10^-2.8 = 0.0016. Climbs behind it.
+        (((1e-4, 2.0), (1e-3, 2.0), (1e-1, 1.0), (1, 2.0), (10, 5.0)), (0.002, 0.1)),
         # The same, then a second and deeper fall, which must not count.
-        (((1e-4, 2.0), (1e-3, 2.0), (1e-1, 1.0), (1, 2.0), (10, 0.1)), (0.001, 0.1)),
-        # Small wiggles before the descent are no climb.
-        (((1e-4, 2.0), (2e-4, 1.99), (4e-4, 2.0), (1e-3, 2.0), (0.1, 1.0), (1, 2.0), (10, 9.0)), (0.001, 0.1)),
+        (((1e-4, 2.0), (1e-3, 2.0), (1e-1, 1.0), (1, 2.0), (10, 0.1)), (0.002, 0.1)),
+        # Small wiggles before the descent are no climb, nor is one by less than a quarter on the way.
+        (((1e-4, 2.0), (2e-4, 1.99), (4e-4, 2.0), (1e-3, 2.0), (0.1, 1.0), (1, 2.0), (10, 9.0)), (0.002, 0.1)),
+        (((1e-4, 2.0), (1e-3, 2.0), (1e-2, 1.2), (2e-2, 1.3), (1, 0.9), (10, 9.0)), (0.002, 1.0)),
         # No climb at all: the range ends before the network is thrown off.
-        (((1e-4, 2.0), (1e-2, 2.0), (10, 1.0)), (0.01, 10.0)),  # a tenth at 10^-1.7 = 0.01995
+        (((1e-4, 2.0), (1e-2, 2.0), (10, 1.0)), (0.02, 10.0)),
     ],
 )
 def test_rule_on_curves_made_by_hand(points, expected):

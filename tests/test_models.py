@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers.models import CustomResNet, make_model
+from helpers.models import NORMS, CustomResNet, ResNet18, make_model
 from helpers.recipes import RECIPES, get_recipe
 
 
@@ -145,3 +145,67 @@ def test_make_model_takes_the_options_of_the_recipe():
     assert model.logit_scale == 0.5
     assert model.fc.bias is None
     assert model.fc.out_features == 7
+
+
+# --- ResNet18
+
+
+def resnet18_parameters(classes):
+    """By hand: 3x3 (or, on shortcuts, 1x1) weights, two vectors a norm, the classifier."""
+    stem = 9 * 3 * 64 + 2 * 64
+    layers = 4 * (9 * 64 * 64 + 2 * 64)
+    for narrow, wide in ((64, 128), (128, 256), (256, 512)):
+        layers += 9 * narrow * wide + 3 * 9 * wide * wide + 4 * 2 * wide + narrow * wide + 2 * wide
+    return stem + layers + 512 * classes + classes
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+@pytest.mark.parametrize("classes", [2, 10])
+def test_resnet18_has_the_known_parameters_with_either_norm(norm, classes):
+    count = parameters(ResNet18(classes, norm=norm))
+    assert count == resnet18_parameters(classes)
+    assert classes != 10 or count == 11_173_962
+
+
+@pytest.mark.parametrize("recipe", [r for r in RECIPES.values() if r.model == "resnet18"], ids=lambda r: r.name)
+def test_resnet18_holds_the_norm_of_its_recipe_and_no_other(recipe):
+    kinds = {type(module) for module in make_model(recipe, 10).modules()}
+    assert (nn.BatchNorm2d in kinds, nn.GroupNorm in kinds) == (recipe.norm == "batch", recipe.norm == "layer")
+    assert not kinds & {nn.BatchNorm1d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm2d}
+
+
+def test_layer_norm_is_torchs_over_channels_and_positions():
+    x = torch.randn(4, 6, 5, 5) * 3 + 1
+    norm = NORMS["layer"](6)
+    nn.init.constant_(norm.weight, 1.7)  # one scale for all channels, as nn.LayerNorm over (C, H, W) then has
+    nn.init.constant_(norm.bias, -0.3)
+    reference = nn.LayerNorm((6, 5, 5))
+    nn.init.constant_(reference.weight, 1.7)
+    nn.init.constant_(reference.bias, -0.3)
+    torch.testing.assert_close(norm(x), reference(x))
+
+
+@pytest.mark.parametrize(("norm", "depends"), [("layer", False), ("batch", True)])
+def test_only_batch_norm_makes_an_image_depend_on_its_batch(norm, depends):
+    torch.manual_seed(0)
+    model = ResNet18(norm=norm).train()
+    x = torch.randn(6, 3, 32, 32)
+    with torch.no_grad():
+        alone, together = model(x[:2])[0], model(x)[0]
+    assert torch.allclose(alone, together, atol=1e-4) is not depends
+
+
+def test_zero_initialised_blocks_start_as_the_identity():
+    torch.manual_seed(0)
+    block = ResNet18(norm="layer", zero_init_residual=True).layer1[0]
+    x = torch.rand(2, 64, 8, 8)
+    torch.testing.assert_close(block(x), x)
+    assert not torch.allclose(ResNet18(norm="layer").layer1[0](x), x)
+
+
+def test_maps_of_resnet18_are_32_16_8_4():
+    model, sizes = ResNet18(), []
+    for layer in (model.layer1, model.layer2, model.layer3, model.layer4):
+        layer.register_forward_hook(lambda _, __, out: sizes.append(tuple(out.shape[1:])))
+    model(torch.zeros(1, 3, 32, 32))
+    assert sizes == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]

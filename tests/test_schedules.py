@@ -1,10 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from helpers.errors import CourseError
-from helpers.recipes import RECIPES, OneCycle
-from helpers.schedules import make_scheduler, momentum_of, one_cycle, triangular
+from helpers.recipes import RECIPES, OneCycle, Plateau
+from helpers.schedules import make_schedule, momentum_of, one_cycle, triangular
 
 
 def optimizer_for(name="SGD", lr=0.1):
@@ -56,7 +58,7 @@ def test_one_cycle_cycles_momentum_against_the_learning_rate():
 def test_published_schedules_are_torchs_with_its_defaults(recipe, steps_per_epoch, given):
     recipe = RECIPES[recipe]
     ours, theirs = optimizer_for(recipe.optimizer), optimizer_for(recipe.optimizer)
-    scheduler = make_scheduler(recipe, ours, steps_per_epoch)
+    scheduler = make_schedule(recipe, ours, steps_per_epoch).scheduler
     reference = torch.optim.lr_scheduler.OneCycleLR(theirs, **given)
     steps = given["total_steps"]
     np.testing.assert_allclose(values_over(scheduler, ours, steps), values_over(reference, theirs, steps), rtol=1e-9)
@@ -72,3 +74,67 @@ def test_one_cycle_refuses_fewer_than_three_steps():
 )
 def test_triangular_by_hand(iteration, expected):
     assert triangular(np.array(iteration), 100, 0.1, 0.6) == pytest.approx(expected)
+
+
+def plateau_for(steps_per_epoch=1, **values):
+    recipe = RECIPES["published_s11_plateau_batchnorm"]
+    schedule = Plateau(**{"lr": 1.0, "monitor": "test_acc", "factor": 0.1, "patience": 2} | values)
+    optimizer = optimizer_for(lr=schedule.lr)
+    return make_schedule(dataclasses.replace(recipe, schedule=schedule), optimizer, steps_per_epoch), optimizer
+
+
+@pytest.mark.parametrize(
+    ("monitor", "values", "expected"),
+    [
+        # Improves to 60; three epochs without improvement are one more than the patience of two.
+        ("test_acc", [50, 60, 59, 60, 58, 70, 70, 70, 70], [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.01]),
+        ("test_loss", [2.0, 1.0, 1.1, 1.0, 1.2, 0.5, 0.6, 0.4, 0.4], [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.1]),
+    ],
+)
+def test_plateau_reduces_after_the_patience_is_exceeded(monitor, values, expected):
+    schedule, optimizer = plateau_for(monitor=monitor)
+    lrs, lines = [], []
+    for epoch, value in enumerate(values, start=1):
+        schedule.after_batch()
+        lines.append(schedule.after_epoch({"epoch": epoch, monitor: value}))
+        lrs.append(optimizer.param_groups[0]["lr"])
+    assert lrs == pytest.approx(expected)
+    assert lines[4] == "Epoch 5: reducing learning rate of group 0 to 1.0000e-01"
+    assert sum(line is not None for line in lines) == len(set(expected)) - 1
+
+
+def test_warm_up_rises_linearly_to_the_learning_rate_and_stays():
+    schedule, optimizer = plateau_for(steps_per_epoch=4, warmup_epochs=1.5)
+    lrs = []
+    for _ in range(10):
+        lrs.append(optimizer.param_groups[0]["lr"])
+        schedule.after_batch()
+    np.testing.assert_allclose(lrs, np.minimum(np.arange(1, 11) / 6, 1))
+
+
+def test_bad_epochs_of_the_warm_up_do_not_count():
+    schedule, _ = plateau_for(warmup_epochs=4, patience=0)
+    for epoch, value in ((1, 50), (2, 40), (3, 30)):
+        schedule.after_batch()
+        assert schedule.after_epoch({"epoch": epoch, "test_acc": value}) is None
+    assert schedule.after_epoch({"epoch": 4, "test_acc": 20}) is None  # the first that counts, so the best so far
+    assert schedule.after_epoch({"epoch": 5, "test_acc": 10}) is not None
+
+
+def test_schedule_state_survives_a_restart():
+    values = [50, 60, 59, 60, 58, 57, 56, 55]
+    lrs = []
+    for restart in (False, True):
+        schedule, optimizer = plateau_for(steps_per_epoch=2, warmup_epochs=2)
+        lrs.append([])
+        for epoch, value in enumerate(values, start=1):
+            for _ in range(2):
+                lrs[-1].append(optimizer.param_groups[0]["lr"])
+                schedule.after_batch()
+            schedule.after_epoch({"epoch": epoch, "test_acc": value})
+            if restart:
+                state, lr = schedule.state_dict(), optimizer.state_dict()
+                schedule, optimizer = plateau_for(steps_per_epoch=2, warmup_epochs=2)
+                optimizer.load_state_dict(lr)
+                schedule.load_state_dict(state)
+    assert lrs[0] == lrs[1]

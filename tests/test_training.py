@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -6,11 +7,12 @@ import torch
 from torch.nn import functional as F
 
 from helpers import synthetic, training
+from helpers.augmentation import normalise
 from helpers.data import Data, Split, channel_statistics, load_data
 from helpers.devices import pick_device
 from helpers.errors import CourseError
 from helpers.evaluation import confusion_matrix, cross_entropy_of_softmax, loss_and_accuracy
-from helpers.models import load_model
+from helpers.models import load_model, make_model
 from helpers.recipes import changed, get_recipe, with_epochs
 from helpers.runs import HISTORY_COLUMNS, load_run
 
@@ -184,7 +186,7 @@ def test_impossible_requests_leave_nothing_behind(data, tmp_path, values, senten
 
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoint(data, tmp_path):
     recipe = small(lr_max=1e30, lr_min=1e-3, ema_decay=0.0, peak_epoch=2)
-    with pytest.raises(CourseError, match="not finite: lower the learning rate"):
+    with pytest.raises(CourseError, match=r"not finite in epoch \d, step \d of 3: lower the learning rate"):
         training.train(recipe, data, tmp_path, report=lambda line: None)
     assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("summary.json"))
     for path in tmp_path.rglob("last.pt"):
@@ -202,3 +204,104 @@ def test_the_network_learns_the_synthetic_pictures(tmp_path):
     recipe = changed(with_epochs(get_recipe("custom_resnet"), 2), {"batch_size": 64, "lr_max": 0.1})
     run = training.train(recipe, load_data("synthetic", limit=3200), tmp_path, report=print)
     assert run.summary["reported"]["test_acc"] > 90
+
+
+# --- ResNet18 with ReduceLROnPlateau, and what a run may be equipped with
+
+
+@pytest.fixture(scope="module")
+def plateau(data, tmp_path_factory):
+    """Four epochs on which the learning rate falls after every epoch that is not better than the best so far."""
+    recipe = changed(
+        with_epochs(get_recipe("resnet18_layernorm"), 4),
+        {"batch_size": 25, "validation_images": 20, "patience": 0, "factor": 0.5, "ema_decay": 0.9},
+    )
+    lines = []
+    return training.train(recipe, data, tmp_path_factory.mktemp("runs"), report=lines.append), lines, recipe
+
+
+def test_plateau_run_follows_its_monitored_values(plateau):
+    run, lines, recipe = plateau
+    lr, best, expected = recipe.schedule.lr, -1.0, []
+    for epoch, accuracy in enumerate(run.history["val_acc"], start=1):
+        expected.append(lr)
+        if epoch >= recipe.schedule.warmup_epochs:
+            lr, best = (lr, accuracy) if accuracy > best * (1 + 1e-4) else (lr * recipe.schedule.factor, best)
+    np.testing.assert_allclose(run.history["lr"], expected, rtol=1e-6)
+    drops = np.flatnonzero(np.diff([*expected, lr]) < 0) + 1
+    logged = [int(line.split()[1].rstrip(":")) for line in lines if "reducing learning rate of group 0" in line]
+    assert logged == list(drops)
+
+
+def test_best_checkpoint_is_that_of_the_best_monitored_epoch(plateau):
+    run, lines, _ = plateau
+    values = run.history["val_acc"]
+    assert run.summary["reported"]["epoch"] == int(values.argmax()) + 1
+    assert torch.load(run.folder / "best.pt", weights_only=True)["epoch"] == int(values.argmax()) + 1
+    records = [v for k, v in enumerate(values) if v > max(values[:k], default=-1)]
+    saved = [line for line in lines if line.endswith("has increased: saving the model")]
+    assert saved == [f"Validation accuracy {v:.2f} has increased: saving the model" for v in records]
+
+
+def test_flip_averaging_is_the_mean_of_two_passes(plateau, data):
+    run, _, _ = plateau
+    model, device = load_model(run), pick_device()
+    x = normalise(data.test.images, data.mean, data.std)
+    with torch.no_grad(), device.autocast():
+        logits = model(x).float() + model(x.flip(3)).float()
+    accuracy = 100 * (logits.argmax(1).numpy() == data.test.labels).mean()
+    assert run.summary["reported"]["test_acc_flip_averaging"] == pytest.approx(accuracy, abs=2.5)  # one image of 40
+
+
+def test_average_of_the_weights_follows_its_formula(data):
+    recipe, device = small(ema_decay=0.5), pick_device()
+    loader = training.make_loaders(recipe, data, 0, device)["train"]
+    torch.manual_seed(0)
+    state = training._Training(recipe, 10, len(loader), device)
+    weights = []
+    update = state.ema.update_parameters
+    state.ema.update_parameters = lambda model: (weights.append(model.fc.weight.detach().clone()), update(model))
+    state._train_epoch(loader)
+    expected = weights[0]  # the average starts with the first weights
+    for step, weight in enumerate(weights[1:], start=1):
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight
+    torch.testing.assert_close(state.evaluated.fc.weight.detach(), expected)
+
+
+def test_vectors_are_spared_weight_decay_where_the_recipe_says_so():
+    recipe = get_recipe("resnet18_layernorm")
+    model = make_model(recipe, 10)
+    decayed, spared = training.make_optimizer(recipe, model).param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (recipe.weight_decay, 0)
+    assert {p.ndim for p in spared["params"]} == {1} and 1 not in {p.ndim for p in decayed["params"]}
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
+
+
+def test_gradients_are_clipped_to_the_norm_of_the_recipe(data):
+    """One step of plain SGD at learning rate 1: the weights move by the clipped gradient."""
+    recipe = small(clip_norm=0.01, nesterov=False, momentum=0.0, weight_decay=0.0, lr_min=1.0, lr_max=1.5)
+    device = pick_device()
+    loader = training.make_loaders(recipe, dataclasses.replace(data, train=data.train[:32]), 0, device)["train"]
+    torch.manual_seed(0)
+    state = training._Training(recipe, 10, 3, device)
+    before = [p.detach().clone() for p in state.model.parameters()]
+    state._train_epoch(loader)
+    moved = torch.sqrt(sum((p - q).pow(2).sum() for p, q in zip(state.model.parameters(), before, strict=True)))
+    assert moved.item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_interrupted_plateau_run_ends_like_an_undisturbed_one(plateau, data, tmp_path):
+    run, _, recipe = plateau
+
+    def interrupt(line):
+        if line == "EPOCH: 3":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(recipe, data, tmp_path, report=interrupt)
+    resumed = training.train(recipe, data, tmp_path, report=lambda line: None)
+    assert (resumed.folder / "train.log").read_text() == (run.folder / "train.log").read_text()
+    for part in ("last", "best"):
+        ours, theirs = (torch.load(r.folder / f"{part}.pt", weights_only=True)["model"] for r in (resumed, run))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)

@@ -1,0 +1,83 @@
+import errno
+import os
+import pickle
+
+import pytest
+import torch
+
+from helpers import checkpoints
+from helpers.checkpoints import load_checkpoint, save_checkpoint, write_text
+from helpers.errors import CourseError
+
+STATE = {"model": {"weight": torch.arange(6.0).view(2, 3)}, "epoch": 3, "log": ["a line"], "lr": 0.1, "none": None}
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    save_checkpoint(tmp_path / "last.pt", STATE)
+    loaded = load_checkpoint(tmp_path / "last.pt")
+    assert torch.equal(loaded["model"]["weight"], STATE["model"]["weight"])
+    assert {k: v for k, v in loaded.items() if k != "model"} == {k: v for k, v in STATE.items() if k != "model"}
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "flipped", "text", "no model", "malicious", "malicious zip"])
+def test_damaged_foreign_or_malicious_checkpoint_is_refused_and_kept(tmp_path, damage):
+    path, victim = tmp_path / "last.pt", tmp_path / "executed"
+    save_checkpoint(path, STATE)
+    good = path.read_bytes()
+    bomb = Malicious()
+    bomb.folder = str(victim)
+    if damage == "malicious zip":
+        torch.save({"model": bomb}, path)
+    elif damage == "no model":
+        torch.save({"weights": torch.zeros(2)}, path)
+    else:
+        middle = len(good) // 2
+        path.write_bytes(
+            {
+                "empty": b"",
+                "truncated": good[:middle],
+                "flipped": good[:40] + bytes([good[40] ^ 255]) + good[41:middle] + b"\0" * 64 + good[middle + 64 :],
+                "text": b"this is no checkpoint",
+                "malicious": pickle.dumps(bomb),
+            }[damage]
+        )
+    bad = path.read_bytes()
+    with pytest.raises(CourseError, match=r"last\.pt (is damaged or no checkpoint|holds no model).*kept as it is"):
+        load_checkpoint(path)
+    assert path.read_bytes() == bad and not victim.exists()
+
+
+def test_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, STATE)
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    with pytest.raises(CourseError, match=r"last\.pt could not be written .*No space left.*free space"):
+        save_checkpoint(path, STATE | {"epoch": 4})
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_torchs_own_report_of_a_full_disk_is_one_sentence(tmp_path):
+    (tmp_path / "last.pt.tmp").symlink_to("/dev/full")
+    with pytest.raises(CourseError, match=r"last\.pt could not be written"):
+        save_checkpoint(tmp_path / "last.pt", {"model": {"weight": torch.zeros(100_000)}})
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_text_is_written_whole_or_not_at_all(tmp_path):
+    write_text(tmp_path / "summary.json", "first")
+    (tmp_path / "summary.json.tmp").mkdir()  # nothing can be written there
+    with pytest.raises(CourseError, match=r"summary\.json could not be written"):
+        write_text(tmp_path / "summary.json", "second")
+    assert (tmp_path / "summary.json").read_text() == "first"
