@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from helpers.data import CIFAR10_FINGERPRINT
 from helpers.errors import CourseError
-from helpers.lr_finder import load_lr
+from helpers.lr_finder import load_lr, swept_values
 from helpers.models import make_model
 from helpers.runs import Run
-
-CIFAR10_COUNTS = (50_000, 10_000)
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,14 @@ def _found(run: Run, model: nn.Module) -> tuple[bool, str]:
     if not path.exists():
         return False, f"{used}, no range test beside the run"
     found = load_lr(path)
-    met = (found.lr_min, found.lr_max) == (schedule.lr_min, schedule.lr_max)
-    return met, f"{used}; the range test found {found.lr_min:g} and {found.lr_max:g}"
+    theirs, ours = found.settings, run.config
+    same = (
+        swept_values(theirs["recipe"]) == swept_values(ours["recipe"])
+        and theirs["data"]["fingerprint"] == ours["data"]["fingerprint"]
+    )
+    met = same and (found.lr_min, found.lr_max) == (schedule.lr_min, schedule.lr_max)
+    of = "this recipe and data" if same else "another recipe or other data"
+    return met, f"{used}; the range test of {of} found {found.lr_min:g} and {found.lr_max:g}"
 
 
 def _peak(run: Run, model: nn.Module) -> tuple[bool, str]:
@@ -108,7 +113,7 @@ def _transforms(run: Run, model: nn.Module) -> tuple[bool, str]:
 
 def _accuracy(run: Run, model: nn.Module) -> tuple[bool, str]:
     reported, data = run.summary["reported"], run.config["data"]
-    real = data["name"] == "cifar10" and (data["train_images"], data["test_images"]) == CIFAR10_COUNTS
+    real = data["fingerprint"] == CIFAR10_FINGERPRINT
     evidence = f"{reported['test_acc']:.2f} % ({reported['chosen_by']}, epoch {reported['epoch']})"
     return real and reported["test_acc"] >= 90, evidence + ("" if real else "; only the complete CIFAR-10 counts")
 

@@ -59,9 +59,8 @@ def load_checkpoint(path: Path) -> dict:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damage can surface as anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CourseError(
-            f"{path} is damaged or no checkpoint ({reason}): it was kept as it is; move it away to train afresh."
+            f"{path} is damaged or no checkpoint: it was kept as it is; move it away to train afresh."
         ) from error
     if not isinstance(state, dict) or "model" not in state:
         raise CourseError(f"{path} holds no model: it was kept as it is; move it away to train afresh.")

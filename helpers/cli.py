@@ -13,7 +13,6 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m helpers", description="Train the networks of the CIFAR-10 course and look at them."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    names = "one of: " + ", ".join(recipes.RECIPES)
 
     lr_find = commands.add_parser("lr-find", help="find LRMIN and LRMAX of a recipe with a learning rate range test")
     train = commands.add_parser(
@@ -23,21 +22,19 @@ def build_parser() -> argparse.ArgumentParser:
         "or loads it if it is finished.",
     )
     for command in (lr_find, train):
-        command.add_argument("recipe", metavar="RECIPE", help=names)
-        command.add_argument(
-            "--data", default=settings.data_source(), metavar="D",
+        add = command.add_argument
+        add("recipe", metavar="RECIPE", help="one of: " + ", ".join(recipes.RECIPES))
+        add("--data", default=settings.data_source(), metavar="D",
             help="cifar10 (downloaded), synthetic (drawn, no network), or a folder with train/<class>/* and "
-            "test/<class>/* images (default: %(default)s)",
-        )  # fmt: skip
-        command.add_argument("--runs", type=Path, default=settings.runs_folder(), metavar="DIR",
-                             help="where run folders are made (default: %(default)s)")  # fmt: skip
-        command.add_argument("--fast", action="store_true", default=settings.fast(),
-                             help="a few steps on little data, to see that everything works; no result")  # fmt: skip
-        command.add_argument("--seed", default="0", metavar="N", help="of all randomness (default: 0)")
+            "test/<class>/* images (default: %(default)s)")  # fmt: skip
+        add("--runs", metavar="DIR", help="where run folders are made (default: runs, or runs/fast with --fast)")
+        add("--seed", default="0", metavar="N", help="of all randomness (default: 0)")
+        add("--limit", metavar="N", help="use only N training images, and N test images at most")
+        add("--fast", action="store_true", default=settings.fast(),
+            help="a few steps on little data, to see that everything works; no result")  # fmt: skip
+        add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+            help="change values of the recipe, for instance lr_max=0.2")  # fmt: skip
     train.add_argument("--epochs", metavar="N", help="train N epochs, the schedule stretched or squeezed to them")
-    train.add_argument("--limit", metavar="N", help="use only N training images, and N test images at most")
-    train.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                       help="change values of the recipe, for instance lr_max=0.2")  # fmt: skip
     return parser
 
 
@@ -54,57 +51,62 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _whole_number(text: str | None, option: str, least: int = 1) -> int | None:
+def _whole_number(text: str | None, option: str, least: int = 1, most: int = 10**9) -> int | None:
     """The option as a whole number; argparse's own message would be less helpful."""
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and int(text) >= least):
-        raise CourseError(f"{option} has to be a whole number of {least} or more, not {text}.")
+    if not (text.isascii() and text.isdigit() and len(text) < 12 and least <= int(text) <= most):
+        raise CourseError(f"{option} has to be a whole number of {least} or more, not {text[:20]}.")
     return int(text)
 
 
-def run_train(options: argparse.Namespace) -> None:
-    epochs, limit = _whole_number(options.epochs, "--epochs"), _whole_number(options.limit, "--limit")
-    seed = _whole_number(options.seed, "--seed", least=0)
+def _prepare(options: argparse.Namespace) -> tuple:
+    """What both commands need: recipe, data, folder of the runs, seed. All words are checked before data is read."""
+    epochs = _whole_number(getattr(options, "epochs", None), "--epochs")
+    limit = _whole_number(options.limit, "--limit") or (recipes.FAST_LIMIT if options.fast else None)
+    seed = _whole_number(options.seed, "--seed", least=0, most=2**32 - 1)
     recipe = recipes.get_recipe(options.recipe, fast=options.fast)
-    if options.fast:
-        limit = limit or recipes.FAST_LIMIT
     if epochs:
         recipe = recipes.with_epochs(recipe, epochs)
     recipe = recipes.changed(recipe, recipes.parse_assignments(options.set))
+    if options.runs == "":
+        raise CourseError("--runs has to name a folder.")
+    runs = settings.runs_folder(options.fast) if options.runs is None else Path(options.runs).expanduser()
 
     from helpers.data import load_data
 
     data = load_data(options.data, limit=limit)
 
-    from helpers.training import train  # torch is only loaded once everything above is right
+    import matplotlib
 
-    run = train(recipe, data, options.runs, seed=seed)
+    matplotlib.use("agg")  # figures are written to files; a screen is not needed
+    return recipe, data, runs, seed
 
-    from helpers.plots import save_run_figures
 
+def run_train(options: argparse.Namespace) -> None:
+    recipe, data, folder, seed = _prepare(options)
+
+    from helpers.plots import save_run_figures  # torch is only loaded once everything above is right
+    from helpers.training import train
+
+    run = train(recipe, data, folder, seed=seed)
     figures = ", ".join(path.name for path in save_run_figures(run))
     print(f"Run folder: {run.folder} (with {figures})")
 
 
 def run_lr_find(options: argparse.Namespace) -> None:
-    recipe, seed = recipes.get_recipe(options.recipe, fast=options.fast), _whole_number(options.seed, "--seed", least=0)
-
-    from helpers.data import load_data
-
-    data = load_data(options.data, limit=recipes.FAST_LIMIT if options.fast else None)
+    recipe, data, folder, seed = _prepare(options)
 
     from helpers import lr_finder, plots
 
     steps = lr_finder.FAST_STEPS if options.fast else lr_finder.STEPS
-    result = lr_finder.find_lr(recipe, data, options.runs, seed=seed, steps=steps)
-    folder = lr_finder.lr_find_folder(options.runs, recipe, data, seed)
-    plots.save(plots.plot_range_test(result), folder / "lr_find.png")
+    result = lr_finder.find_lr(recipe, data, folder, seed=seed, steps=steps)
+    curve = lr_finder.lr_find_folder(folder, recipe, data, seed) / "lr_find.png"
+    plots.save(plots.plot_range_test(result), curve)
     print("\n".join((result.title, *result.notes)))
     print(f"LRMIN {result.lr_min:g}, LRMAX {result.lr_max:g} ({result.ended})")
     if result.steepest is not None:
         print(f"Steepest slope, as torch-lr-finder suggests: {result.steepest:.2g}")
-    print(
-        f"Train with it: python -m helpers train {recipe.name} --set lr_min={result.lr_min:g} lr_max={result.lr_max:g}"
-    )
-    print(f"Curve: {folder / 'lr_find.png'}")
+    bounds = f"lr_min={result.lr_min:g} lr_max={result.lr_max:g}"
+    print(f"Train with it: python -m helpers train {recipe.name} --set {bounds}")
+    print(f"Curve: {curve}")

@@ -24,6 +24,7 @@ SIZE = 32  # pixels: the networks of the course are made for 32x32 images
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 SYNTHETIC_COUNTS = {"train": 10_000, "test": 2_000}
 CACHE_FORMAT = "1"  # raise it when what is cached changes
+CIFAR10_FINGERPRINT = "f84c547c8f0c1dac"  # of the complete set, wherever its pictures come from
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 
 
@@ -71,17 +72,20 @@ class Data:
 def load_data(source: str = "cifar10", *, limit: int | None = None) -> Data:
     """Load `cifar10`, `synthetic` or the folder at the path `source`.
 
-    `limit` keeps that many training images at most, and that many test images, evenly over the
-    classes; the normalisation is then that of the kept images. Raises CourseError.
+    `limit` keeps that many training images at most, and that many test images, each class in proportion;
+    the normalisation is then that of the kept images. Raises CourseError.
     """
     if source == "cifar10":
         data = _load_cifar10(REPOSITORY / "data")
     elif source == "synthetic":
         data = _load_synthetic()
     else:
-        folder = Path(source).expanduser()
-        if not folder.exists() and (REPOSITORY / folder).exists():
-            folder = REPOSITORY / folder  # notebooks run in notebooks/
+        try:
+            folder = Path(source).expanduser()
+            if not folder.exists() and (REPOSITORY / folder).exists():
+                folder = REPOSITORY / folder  # notebooks run in notebooks/
+        except (OSError, RuntimeError, ValueError) as error:  # too long, an unknown ~user, a NUL
+            raise CourseError(f"{source[:100]!r} cannot be a data folder ({error}).") from error
         data = _load_folder(folder)
     if limit is None or limit >= max(len(data.train), len(data.test)):
         return data
@@ -89,7 +93,7 @@ def load_data(source: str = "cifar10", *, limit: int | None = None) -> Data:
 
 
 def stratified_split(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of `count` images drawn evenly over the classes, and of the rest; each sorted.
+    """Indices of `count` images, each class drawn in proportion, and of the rest; each sorted.
 
     Class k gets its share of `count`, rounded so that the shares add up. The same seed draws the same.
     """
@@ -114,11 +118,11 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _limited(data: Data, limit: int) -> Data:
-    if limit < len(data.classes):
-        raise CourseError(f"--limit {limit} leaves classes empty: it has to be {len(data.classes)} or more.")
     train, test = (
         split[stratified_split(split.labels, min(limit, len(split)), seed=0)[0]] for split in (data.train, data.test)
     )
+    if any(len(np.unique(split.labels)) < len(data.classes) for split in (train, test)):
+        raise CourseError(f"A limit of {limit} images leaves classes without any: raise it.")
     mean, std = channel_statistics(train.images)
     note = f"limited to {len(train):,} training and {len(test):,} test images"
     return replace(
@@ -204,10 +208,7 @@ def _load_synthetic() -> Data:
 
     train = Split(*synthetic.draw(SYNTHETIC_COUNTS["train"], seed=0))
     test = Split(*synthetic.draw(SYNTHETIC_COUNTS["test"], seed=1))
-    mean, std = channel_statistics(train.images)
-    fingerprint = _fingerprint(synthetic.CLASSES, train, test)
-    notes = ("synthetic pictures, not CIFAR-10",)
-    return Data("synthetic", synthetic.CLASSES, train, test, mean, std, fingerprint, notes)
+    return _as_data(_prepare(synthetic.CLASSES, train, test, ("synthetic pictures, not CIFAR-10",)), "synthetic")
 
 
 def _load_cifar10(root: Path) -> Data:

@@ -38,7 +38,7 @@ class Device:
         return module.to(self.device, memory_format=torch.channels_last)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next step, instead of giving it back to the kernel and asking again.
 
     The activations of a step are freed and allocated anew thousands of times, and fresh pages have to be
@@ -61,7 +61,6 @@ def pick_device() -> Device:
         return Device(
             torch.device("cuda"), torch.bfloat16 if native_bf16 else torch.float16, torch.cuda.get_device_name()
         )
-    _keep_freed_memory()
     cpu_info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     native_bf16 = "avx512_bf16" in cpu_info or "amx_bf16" in cpu_info
     model = next((line.split(":")[1].strip() for line in cpu_info.splitlines() if "model name" in line), "CPU")

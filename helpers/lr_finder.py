@@ -17,7 +17,7 @@ import contextlib
 import io
 import json
 import warnings
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from helpers import runs
 from helpers.checkpoints import make_folder, write_text
 from helpers.data import Data
-from helpers.devices import Device, pick_device
+from helpers.devices import Device, keep_freed_memory, pick_device
 from helpers.errors import CourseError
 from helpers.evaluation import LOSSES
 from helpers.models import make_model
@@ -54,12 +54,10 @@ SMOOTHING = 0.2  # weight of the newest loss in the running mean
 LRMIN_DESCENT, CLIMB = 0.1, 0.25  # the rule's shares of the descent
 SMALLEST_DESCENT = 0.01  # of the starting loss: less is noise
 NOT_SWEPT = {
-    "title",
     "epochs",
     "ema_decay",
     "flip_averaging",
     "select",
-    "target",
     *(field.name for kind in (OneCycle, Plateau) for field in fields(kind)),
 }
 
@@ -163,16 +161,17 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
     folder = lr_find_folder(folder, recipe, data, seed)
     config = runs.configuration(recipe, data.describe(), seed)
     # What the sweep does not depend on is left out: the schedule, whose bounds it is there to find.
-    swept = {key: value for key, value in config["recipe"].items() if key not in NOT_SWEPT}
-    settings = {"recipe": swept, "data": config["data"], "seed": seed, "steps": steps}
+    settings = {"recipe": swept_values(config["recipe"]), "data": config["data"], "seed": seed, "steps": steps}
     path = folder / "lr_find.json"
     if path.exists():
         recorded = load_lr(path)
-        runs.refuse_other(recorded.settings, settings, folder)
+        values = swept_values(recorded.settings["recipe"])
+        runs.refuse_other(recorded.settings | {"recipe": values}, settings, folder)
         return recorded
-    make_folder(folder)
     device = pick_device()
+    keep_freed_memory()
     loader = make_loaders(recipe, data, seed, device)["train"]
+    make_folder(folder)
     seed_everything(seed)
     model = device.place(make_model(recipe, len(data.classes)))
     lrs, losses, suggestion, ended = range_test(model, make_optimizer(recipe, model), loader, device, recipe, steps)
@@ -194,6 +193,12 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
     return result
 
 
+def swept_values(recipe: dict) -> dict:
+    """Those values of a recipe, as `as_dict` gives them, that decide a range test; missing ones: their defaults."""
+    defaults = {item.name: item.default for item in fields(Recipe) if item.default is not MISSING}
+    return {key: value for key, value in (defaults | recipe).items() if key not in NOT_SWEPT}
+
+
 def lr_find_folder(folder: Path, recipe: Recipe, data: Data, seed: int) -> Path:
     return Path(folder) / f"{run_folder(folder, recipe, data, seed).name}-lr-find"
 
@@ -201,7 +206,7 @@ def lr_find_folder(folder: Path, recipe: Recipe, data: Data, seed: int) -> Path:
 def load_lr(path: Path) -> RangeTest:
     """Read an `lr_find.json`. Raises CourseError if there is none or it is damaged."""
     try:
-        return RangeTest(**json.loads(path.read_text()))
+        return RangeTest(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise CourseError(f"{path} is missing: run notebook 01 or `python -m helpers lr-find` first.") from error
     except (OSError, ValueError, TypeError) as error:

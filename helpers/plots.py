@@ -24,6 +24,7 @@ from helpers.schedules import triangular
 COLOURS = {"train": "#0072B2", "val": "#009E73", "test": "#D55E00", "lr": "#0072B2", "momentum": "#CC79A7"}
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 GREY = "#777777"
+MOST_CLASSES = 30  # what a figure can show by name
 NOTED = "#A61C00"  # titles of what is no plain result
 
 plt.rcParams.update(
@@ -52,8 +53,9 @@ def _label(figure: Figure, title: str, provenance: str = "", notes: Sequence[str
     """The title above, under it what a reader must not overlook, and below where it was measured."""
     width = int(figure.get_figwidth() * 14)
     lines = [line for note in notes for line in textwrap.wrap(note, width)]
-    figure.suptitle("\n".join((title, *lines)), fontsize=10 if lines else 11, fontweight="bold", x=0.01, ha="left",
-                    color=NOTED if lines else "black")  # fmt: skip
+    style = {"fontsize": 10, "color": NOTED} if lines else {"fontsize": 11}
+    text = "\n".join((title, *lines)).replace("$", r"\$")
+    figure.suptitle(text, fontweight="bold", x=0.01, ha="left", **style)
     if provenance:
         figure.supxlabel(provenance, fontsize=7, color=GREY, x=0.99, ha="right")
     return figure
@@ -65,6 +67,7 @@ def _label_run(figure: Figure, run: Run) -> Figure:
 
 def _write(ax: Axes, text: str, at: tuple, dx: float = 0, dy: float = 0, **style) -> None:
     """Text beside a point of the data, `dx` and `dy` typographic points away from it."""
+    text = text.replace("$", r"\$")  # no formula, also in a class's name
     ax.annotate(text, at, xytext=(dx, dy), textcoords="offset points", **{"fontsize": 9, **style})
 
 
@@ -116,7 +119,7 @@ def plot_schedule(run: Run) -> Figure:
     twin = ax.twinx()
     twin.plot(epoch, run.steps["momentum"], color=COLOURS["momentum"], linestyle="--", linewidth=1.3)
     twin.set_ylabel("momentum", color=COLOURS["momentum"])
-    twin.set_ylim(0.8, 1.0)
+    twin.margins(y=0.3)
     twin.grid(False)
     twin.spines["right"].set_visible(True)
     return _label_run(figure, run)
@@ -152,16 +155,20 @@ def plot_curves(run: Run) -> Figure:
     return _label_run(figure, run)
 
 
+def _class_names(names: Sequence[str]) -> list[str]:
+    return [name.replace("$", r"\$") for name in names]
+
+
 def _confusion(run: Run) -> np.ndarray:
     return np.array(run.summary["confusion_matrix"])
 
 
 def plot_class_accuracy(run: Run) -> Figure:
-    """The share of each class's test images that was classified correctly, the lowest first."""
-    confusion, classes = _confusion(run), run.config["data"]["classes"]
+    """The share of each class's test images that was classified correctly, the lowest first (30 at most)."""
+    confusion, classes = _confusion(run), _class_names(run.config["data"]["classes"])
     accuracy = 100 * confusion.diagonal() / confusion.sum(axis=1)
-    order = np.argsort(accuracy)[::-1]  # drawn from below, so the lowest stands on top
-    figure, ax = plt.subplots(figsize=(8, 0.34 * len(classes) + 1.2))
+    order = np.argsort(accuracy)[:MOST_CLASSES][::-1]  # drawn from below, so the lowest stands on top
+    figure, ax = plt.subplots(figsize=(8, 0.34 * len(order) + 1.2))
     ax.barh([classes[i] for i in order], accuracy[order], color=COLOURS["test"], height=0.7)
     for place, i in enumerate(order):
         inside = {"ha": "right", "color": "white"} if accuracy[i] > 8 else {"color": GREY}
@@ -175,13 +182,14 @@ def plot_class_accuracy(run: Run) -> Figure:
 
 
 def plot_confusion_matrix(run: Run) -> Figure:
-    """Counts of test images by actual class (rows) and predicted class (columns)."""
-    confusion, classes = _confusion(run), run.config["data"]["classes"]
+    """Counts of test images by actual class (rows) and predicted class (columns), written out up to 30 classes."""
+    confusion, classes = _confusion(run), _class_names(run.config["data"]["classes"])
     wrong = confusion - np.diag(confusion.diagonal())
     figure, ax = plt.subplots(figsize=(8, 6.6))
+    few = len(classes) <= MOST_CLASSES
     scale = {"cmap": "Oranges", "cbar_kws": {"label": "misclassified images", "shrink": 0.8}}
-    names = {"xticklabels": classes, "yticklabels": classes}
-    sns.heatmap(wrong, annot=confusion, fmt="d", square=True, linewidths=0.5, ax=ax, **scale, **names)
+    cells = {"annot": confusion if few else None, "fmt": "d", "linewidths": 0.5 if few else 0}
+    sns.heatmap(wrong, square=True, ax=ax, xticklabels=classes, yticklabels=classes, **scale, **cells)
     ax.set(xlabel="predicted class", ylabel="actual class")
     ax.grid(False)
     return _label_run(figure, run)
@@ -206,10 +214,10 @@ def show_image(ax: Axes, image: np.ndarray, title: str = "") -> None:
 
 
 def plot_classes(data: Data, per_class: int = 8) -> Figure:
-    """The first training images of every class."""
-    rows = len(data.classes)
+    """The first training images of every class (of 30 at most)."""
+    rows = min(len(data.classes), MOST_CLASSES)
     figure, axes = plt.subplots(rows, per_class, figsize=(per_class * 0.8 + 1, rows * 0.8 + 0.5))
-    for label, name in enumerate(data.classes):
+    for label, name in enumerate(_class_names(data.classes[:rows])):
         images = data.train.images[np.flatnonzero(data.train.labels == label)[:per_class]]
         for ax, image in zip(axes[label], images, strict=False):
             show_image(ax, image)

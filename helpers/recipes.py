@@ -7,6 +7,7 @@ recipe, add one to `RECIPES`. Nothing here imports torch, so that mistakes are f
 import ast
 import difflib
 import json
+import math
 from dataclasses import asdict, dataclass, fields, replace
 
 from helpers.errors import CourseError
@@ -101,7 +102,6 @@ class Recipe:
     """One training, complete: what the assignment lists, and nothing that depends on the machine."""
 
     name: str
-    title: str
     epochs: int
     batch_size: int
     schedule: OneCycle | Plateau
@@ -126,17 +126,17 @@ class Recipe:
     validation_images: int = 0  # held out of the training set, evenly over the classes
     select: str = "last"  # the epoch that is reported: the "last", or the best by "val_acc" or "test_acc"
     flip_averaging: bool = False  # also report the mean of the logits of each test image and its mirror image
-    target: float = 0.0  # the test accuracy, in percent, that the assignment asks for
 
     def __post_init__(self):
         """Raises CourseError for values that cannot be trained with."""
         problems = (
-            (self.epochs < 1, f"epochs has to be 1 or more, not {self.epochs}"),
+            (not 1 <= self.epochs <= 100_000, f"epochs has to be within 1 and 100,000, not {self.epochs}"),
             (self.batch_size < 1, f"batch_size has to be 1 or more, not {self.batch_size}"),
             (self.validation_images < 0, f"validation_images cannot be negative, not {self.validation_images}"),
             (not 0 <= self.ema_decay < 1, f"ema_decay has to be in [0, 1), not {self.ema_decay}"),
             (not 0 <= self.label_smoothing < 1, f"label_smoothing has to be in [0, 1), not {self.label_smoothing}"),
             (not 0 <= self.momentum < 1, f"momentum has to be in [0, 1), not {self.momentum}"),
+            (self.logit_scale <= 0, f"logit_scale has to be above 0, not {self.logit_scale}"),
             (not 0 <= self.dropout < 1, f"dropout has to be in [0, 1), not {self.dropout}"),
             (self.nesterov and not self.momentum, "nesterov=True needs a momentum above 0"),
             (self.weight_decay < 0, f"weight_decay cannot be negative, not {self.weight_decay}"),
@@ -184,7 +184,6 @@ RECIPES = {
     for recipe in (
         Recipe(
             name="custom_resnet",
-            title="Custom ResNet with OneCycle",
             epochs=24,
             batch_size=512,
             logit_scale=0.125,
@@ -199,11 +198,9 @@ RECIPES = {
             schedule=OneCycle(lr_max=0.2, lr_min=0.003, peak_epoch=5),  # as the range test found them, notebook 01
             label_smoothing=0.1,
             ema_decay=0.99,
-            target=90.0,
         ),
         Recipe(
             name="published_s8_onecycle_sgd",
-            title="Published S8: OneCycle per epoch, SGD, softmax before the loss",
             epochs=24,
             batch_size=512,
             momentum=0.9,
@@ -220,11 +217,9 @@ RECIPES = {
                 momentum_max=0.95,
             ),
             loss="cross_entropy_of_softmax",
-            target=90.0,
         ),
         Recipe(
             name="published_s9_onecycle_adam",
-            title="Published S9: OneCycle, Adam, softmax before the loss",
             epochs=24,
             batch_size=512,
             fc_bias=False,
@@ -244,11 +239,9 @@ RECIPES = {
                 momentum_max=0.95,
             ),
             loss="cross_entropy_of_softmax",
-            target=90.0,
         ),
         Recipe(
             name="resnet18_batchnorm",
-            title="ResNet18 with BatchNorm, ReduceLROnPlateau",
             epochs=50,
             batch_size=128,
             model="resnet18",
@@ -274,7 +267,6 @@ RECIPES = {
         ),
         Recipe(
             name="resnet18_layernorm",
-            title="ResNet18 with layer normalisation only, ReduceLROnPlateau",
             epochs=40,
             batch_size=128,
             model="resnet18",
@@ -300,7 +292,6 @@ RECIPES = {
         # The published ones monitor, and choose their best model, on the test set, as they did.
         Recipe(
             name="published_s10_plateau_sgd",
-            title="Published S10: ResNet18, plateau on the test loss",
             epochs=50,
             batch_size=64,
             model="resnet18",
@@ -316,7 +307,6 @@ RECIPES = {
         ),
         Recipe(
             name="published_s10_plateau_albumentations",
-            title="Published S10: ResNet18 with dropout, plateau on the test loss",
             epochs=50,
             batch_size=128,
             model="resnet18",
@@ -335,7 +325,6 @@ RECIPES = {
         *(
             Recipe(
                 name=f"published_s11_plateau_{norm}norm",
-                title=f"Published S11: ResNet18, {norm} normalisation, plateau on the test accuracy",
                 epochs=20,
                 batch_size=256,
                 model="resnet18",
@@ -385,7 +374,7 @@ def changed(recipe: Recipe, assignments: dict[str, object]) -> Recipe:
         item.name: (part, item.type, getattr(values, item.name))
         for part, values in (("recipe", recipe), ("schedule", recipe.schedule))
         for item in fields(values)
-        if item.name not in ("name", "title", "schedule", "augmentation")
+        if item.name not in ("name", "schedule", "augmentation")
     }
     for key, value in assignments.items():
         if key not in known:
@@ -412,8 +401,10 @@ def parse_assignments(texts: list[str]) -> dict[str, object]:
 
 def _checked(kind: type, value: object, key: str, old: object) -> object:
     """`value` if it is of type `kind`, whole numbers also where a number is due; else CourseError."""
-    if kind in (float, float | None) and type(value) is int:
+    if kind in (float, float | None) and type(value) is int and abs(value) < 1e300:
         value = float(value)
+    if type(value) is float and not math.isfinite(value):
+        raise CourseError(f"{key} has to be a number that is finite, not {value}.")
     if (type(value) is bool and kind is not bool) or not isinstance(value, kind):
         due = {bool: "True or False", int: "a whole number", str: "a word"}.get(kind, "a number")
         raise CourseError(f"{key} has to be {due}, as in {key}={old}, not {value!r}.")
@@ -429,7 +420,7 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
 
 def differences(recipe: Recipe) -> list[str]:
     """How the recipe differs from the one of its name, as "value=new (recipe: old)"."""
-    new, old = as_dict(recipe), as_dict(RECIPES[recipe.name])
+    new, old = as_dict(recipe), as_dict(RECIPES.get(recipe.name, recipe))
     return [f"{key}={_short(new[key])} (recipe: {_short(old[key])})" for key in new if new[key] != old[key]]
 
 
@@ -445,12 +436,18 @@ def as_dict(recipe: Recipe) -> dict:
 
 
 def from_dict(values: dict) -> Recipe:
-    """The recipe that `as_dict` was given, on top of the one of its name."""
-    base = get_recipe(values["name"])
-    fixed = {"name", "title", "augmentation"}
-    recipe = changed(base, {key: value for key, value in values.items() if key not in fixed})
-    augmentation = (
-        (name, {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()})
-        for name, arguments in values["augmentation"]
-    )
-    return replace(recipe, augmentation=tuple(augmentation))
+    """The recipe that `as_dict` was given; values that it did not know yet have their defaults.
+
+    Raises CourseError if it is none.
+    """
+    try:
+        values = dict(values)
+        kind = OneCycle if "lr_max" in values else Plateau
+        schedule = kind(**{item.name: values.pop(item.name) for item in fields(kind) if item.name in values})
+        augmentation = tuple(
+            (name, {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()})
+            for name, arguments in values.pop("augmentation")
+        )
+        return Recipe(**values, augmentation=augmentation, schedule=schedule)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CourseError(f"These values are no recipe ({error}).") from error

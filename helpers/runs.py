@@ -19,6 +19,7 @@ HISTORY_COLUMNS = (
     *("epoch", "lr", "train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc", "seconds"),
 )
 STEP_COLUMNS = ("step", "lr", "momentum")
+TABLES = {"history.csv": HISTORY_COLUMNS, "steps.csv": STEP_COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Run:
     config: dict
     history: dict[str, np.ndarray]  # a value an epoch: HISTORY_COLUMNS
     steps: dict[str, np.ndarray]  # a value an optimizer step: STEP_COLUMNS
+    log: str
     summary: dict | None  # None: the run is not finished
 
     @property
@@ -63,17 +65,18 @@ def open_folder(folder: Path, config: dict) -> None:
     """
     path = folder / "config.json"
     make_folder(folder)
-    try:
-        recorded = json.loads(path.read_text()) if path.exists() else None
-    except (OSError, ValueError) as error:
-        raise CourseError(f"{path} is damaged ({error}): move the run folder away to train afresh.") from error
-    if recorded is None:
+    begun = any((folder / name).exists() for name in ("last.pt", "summary.json"))
+    if not begun:  # nothing was trained yet, so nothing is lost
         write_text(path, json.dumps(config, indent=2) + "\n")
         return
-    try:  # values that are newer than the run take their defaults
-        recorded["recipe"] = as_dict(from_dict(recorded["recipe"]))
-    except (CourseError, KeyError, TypeError, AttributeError) as error:
-        raise CourseError(f"{path} cannot be compared ({error}): move the run folder away to train afresh.") from error
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        recorded["recipe"] = as_dict(from_dict(recorded["recipe"]))  # newer values: their defaults
+    except (OSError, ValueError, CourseError, KeyError, TypeError) as error:
+        raise CourseError(
+            f"{path} is missing or damaged ({error}), so it is not known what was trained there: move the run "
+            "folder away to train afresh."
+        ) from error
     refuse_other(recorded, config, folder)
 
 
@@ -102,17 +105,22 @@ def _different(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object
 def load_run(folder: Path) -> Run:
     """Read a run folder. Raises CourseError if there is none or it is damaged."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-        history = from_csv((folder / "history.csv").read_text())
-        steps = from_csv((folder / "steps.csv").read_text())
+        texts = {name: (folder / name).read_text(encoding="utf-8") for name in ("config.json", *TABLES, "train.log")}
+        tables = [from_csv(texts[name], columns) for name, columns in TABLES.items()]
         summary = folder / "summary.json"
-        return Run(folder, config, history, steps, json.loads(summary.read_text()) if summary.exists() else None)
+        summary = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
+        run = Run(folder, json.loads(texts["config.json"]), *tables, texts["train.log"], summary)
+        if not {"recipe", "data", "seed", "notes"} <= run.config.keys():
+            raise ValueError("config.json is incomplete")
+        if summary is not None and not {"reported", "confusion_matrix", "device"} <= summary.keys():
+            raise ValueError("summary.json is incomplete")
+        return run
     except FileNotFoundError as error:
         raise CourseError(
             f"{folder} holds no run ({Path(error.filename).name} is missing): train one with `python -m helpers train`."
         ) from error
-    except (OSError, ValueError) as error:
-        raise CourseError(f"The run folder {folder} cannot be read ({error}).") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise CourseError(f"The run folder {folder} is damaged ({error}): move it away to train afresh.") from error
 
 
 def to_csv(columns: tuple[str, ...], rows: list[dict]) -> str:
@@ -126,9 +134,13 @@ def to_csv(columns: tuple[str, ...], rows: list[dict]) -> str:
     return out.getvalue()
 
 
-def from_csv(text: str) -> dict[str, np.ndarray]:
+def from_csv(text: str, columns: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The columns of a table as float arrays, what is missing as NaN. Raises ValueError if it is another table."""
     rows = list(csv.DictReader(io.StringIO(text)))
-    return {key: np.array([float(row[key] or "nan") for row in rows]) for key in (rows[0] if rows else ())}
+    try:
+        return {key: np.array([float(row[key] or "nan") for row in rows]) for key in columns}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"a table lacks the column {error}") from error
 
 
 def code_version() -> str:

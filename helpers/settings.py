@@ -17,8 +17,10 @@ def data_source() -> str:
     return os.environ.get("COURSE_DATA") or "cifar10"
 
 
-def runs_folder() -> Path:
-    return REPOSITORY / (os.environ.get("COURSE_RUNS") or "runs")  # an absolute path stays as it is
+def runs_folder(fast_mode: bool | None = None) -> Path:
+    """COURSE_RUNS, or `runs/`, in fast mode `runs/fast/`: fast and full runs do not meet in a folder."""
+    default = "runs/fast" if (fast() if fast_mode is None else fast_mode) else "runs"
+    return REPOSITORY / Path(os.environ.get("COURSE_RUNS") or default).expanduser()  # an absolute path stays
 
 
 def image_limit() -> int | None:
@@ -27,4 +29,4 @@ def image_limit() -> int | None:
 
 
 def fast() -> bool:
-    return os.environ.get("COURSE_FAST", "0") not in ("", "0")
+    return os.environ.get("COURSE_FAST", "").lower() not in ("", "0", "false", "no", "off")

@@ -1,10 +1,12 @@
 """One training loop for every recipe: resumable, logged, and as fast as the device allows."""
 
+import copy
 import json
 import math
 import os
+import platform
 import random
-import sys
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from helpers import runs
 from helpers.augmentation import make_loader
 from helpers.checkpoints import load_checkpoint, save_checkpoint, write_text
 from helpers.data import Data, stratified_split
-from helpers.devices import Device, pick_device
+from helpers.devices import Device, keep_freed_memory, pick_device
 from helpers.errors import CourseError
 from helpers.evaluation import LOSSES, confusion_matrix, loss_and_accuracy, predict, to_device
 from helpers.models import make_model
@@ -110,18 +111,20 @@ def train(
     """
     config = runs.configuration(recipe, data.describe(), seed)
     device = pick_device()
+    keep_freed_memory()
     loaders = make_loaders(recipe, data, seed, device)
     seed_everything(seed)
     training = _Training(recipe, len(data.classes), len(loaders["train"]), device)
     folder = run_folder(folder, recipe, data, seed)
     runs.open_folder(folder, config)
     if (folder / "summary.json").exists():
-        report((folder / "train.log").read_text().rstrip())
-        report(f"This run was finished before: loaded from {folder.name}.")
-        return runs.load_run(folder)
+        run = runs.load_run(folder)
+        report(f"{run.log}This run was finished before: loaded from {folder.name}.")
+        return run
     if (folder / "last.pt").exists():
         training.load_state_dict(load_checkpoint(folder / "last.pt"), folder / "last.pt")
         report("\n".join((*training.log, f"Resuming {folder.name} after epoch {training.epoch} of {recipe.epochs}.")))
+    training.note_session()
 
     def log(line: str) -> None:
         training.log.append(line)
@@ -141,7 +144,8 @@ def train(
         _write_tables(folder, training)
     summary = _summary(folder, config, training, loaders["test"], log)
     _write_tables(folder, training)
-    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    text = re.sub(r"\[[\d,\s]+\]", lambda row: " ".join(row[0].split()), json.dumps(summary, indent=2))
+    write_text(folder / "summary.json", text + "\n")  # each row of the confusion matrix on one line
     return runs.load_run(folder)
 
 
@@ -151,7 +155,7 @@ class _Training:
     def __init__(self, recipe: Recipe, classes: int, steps_per_epoch: int, device: Device):
         self.recipe, self.device = recipe, device
         self.model = device.place(make_model(recipe, classes))
-        self.ema = AveragedModel(self.model, use_buffers=True) if recipe.ema_decay else None
+        self.averaged = copy.deepcopy(self.model) if recipe.ema_decay else None
         self.optimizer = make_optimizer(recipe, self.model)
         self.schedule = make_schedule(recipe, self.optimizer, steps_per_epoch)
         self.scaler = device.scaler()
@@ -159,17 +163,17 @@ class _Training:
         self.history: list[dict] = []
         self.steps: list[dict] = []
         self.log: list[str] = []
+        self.sessions: list[dict] = []  # each machine, version and code that trained a part of the run
 
     @property
     def evaluated(self) -> nn.Module:
         """The network whose figures are reported: the averaged one if the recipe averages."""
-        return self.ema.module if self.ema else self.model
+        return self.averaged or self.model
 
     def state_dict(self) -> dict:
         return {
             "model": self.evaluated.state_dict(),
             "trained_model": self.model.state_dict(),
-            "averaged_steps": self.ema.n_averaged if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -179,25 +183,26 @@ class _Training:
             "history": self.history,
             "steps": self.steps,
             "log": self.log,
+            "sessions": self.sessions,
         }
 
     def load_state_dict(self, state: dict, path: Path) -> None:
         try:
             self.model.load_state_dict(state["trained_model"])
             self.evaluated.load_state_dict(state["model"])
-            if self.ema:
-                self.ema.n_averaged.copy_(state["averaged_steps"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
             if state["scaler"]:  # empty from a device that needs no loss scaling
                 self.scaler.load_state_dict(state["scaler"])
             restore_random_states(state["random_states"])
             self.epoch, self.history, self.steps = state["epoch"], state["history"], state["steps"]
-            self.log = state["log"]
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            self.log, self.sessions = state["log"], state["sessions"]
+            # What is used later, used now: a wrong type is found while nothing is written yet.
+            json.dumps([self.epoch + 0, self.history, self.steps, self.sessions, "\n".join(self.log)])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CourseError(
-                f"{path} belongs to another network or version ({str(error).splitlines()[0]}): it was kept as it "
-                "is; move it away to train afresh."
+                f"{path} belongs to another network or version ({(str(error) or repr(error)).splitlines()[0]}): it "
+                "was kept as it is; move it away to train afresh."
             ) from error
 
     def run_epoch(self, loaders: dict, log: Callable[[str], None]) -> None:
@@ -245,12 +250,8 @@ class _Training:
                     nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
-                if self.ema:
-                    # The average is short at first, so that it does not hold on to the initial weights.
-                    step = len(self.steps)
-                    decay = min(recipe.ema_decay, (1 + step) / (10 + step))
-                    self.ema.multi_avg_fn = get_ema_multi_avg_fn(decay)
-                    self.ema.update_parameters(self.model)
+                if self.averaged:
+                    self._average(len(self.steps))
                 with torch.no_grad():
                     # Without smoothing, so that the curves of train and test can be compared.
                     plain = loss_function(logits, labels) if recipe.label_smoothing else loss
@@ -282,6 +283,26 @@ class _Training:
             "correct": correct,
             "images": images_seen,
         }
+
+    @torch.no_grad()
+    def _average(self, step: int) -> None:
+        """Exponential moving average of weights and BatchNorm statistics, after step `step` (from 0).
+
+        It is short at first, so that it does not hold on to the initial weights: the decay is step / (9 + step)
+        until that reaches the recipe's. torch's AveragedModel would make the host wait for a GPU at every step.
+        """
+        decay = min(self.recipe.ema_decay, step / (9 + step))
+        pairs = zip(self.averaged.state_dict().values(), self.model.state_dict().values(), strict=True)
+        averaged, current = zip(*((a, b) for a, b in pairs if a.is_floating_point()), strict=True)
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    def note_session(self) -> None:
+        """Record what trains from here on: a run may be resumed on another machine or version."""
+        device = self.device
+        session = {"device": device.name, "precision": device.precision, "torch": str(torch.__version__)}
+        session |= {"python": platform.python_version(), "code": runs.code_version()}
+        if session not in self.sessions:
+            self.sessions.append(session)
 
     def is_best(self) -> bool:
         """Whether the epoch just ended is the one to report, so far, by the recipe's rule."""
@@ -328,12 +349,8 @@ def _summary(folder: Path, config: dict, training: _Training, loader: DataLoader
         "confusion_matrix": confusion_matrix(logits, labels).tolist(),
         "parameters": sum(p.numel() for p in model.parameters()),
         "seconds": sum(row["seconds"] for row in training.history),
-        "device": training.device.name,
-        "precision": training.device.precision,
-        "torch": torch.__version__,
-        "python": sys.version.split()[0],
+        **{key: " and ".join(dict.fromkeys(s[key] for s in training.sessions)) for key in training.sessions[0]},
         "data": config["data"],
         "seed": config["seed"],
         "notes": config["notes"],
-        "code": runs.code_version(),
     }
