@@ -1,35 +1,37 @@
 # make run        execute all notebooks in order, in fast mode on synthetic pictures
 # make test       linter, unit tests, notebooks under nbval
 # make reproduce  train every recipe at full length: make reproduce DATA=cifar10
-# PYTHON names the interpreter that makes .venv; Python 3.11 or newer is needed.
+# PYTHON names the interpreter that makes .venv: Python 3.11 or newer.
 
 PYTHON ?= python3
 DATA ?= cifar10
 RUNS ?= runs
-FAST_RUNS := $(CURDIR)/runs/fast
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 FAST := COURSE_FAST=1 COURSE_DATA=synthetic
+# A formatter of another version may want another format, so this one is fixed.
+CHECKERS := 'pytest>=8' ruff==0.17.5
 
 .PHONY: run test reproduce
 .DELETE_ON_ERROR:
 
-# Made once; made again only when requirements.txt changes.
+# Made once, and again when requirements.txt changes.
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: try make PYTHON=python3.12"; exit 2; }
-	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	  { echo "Python 3.11 or newer is needed and $(PYTHON) is not: try make PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -m venv .venv || { echo "On Debian and Ubuntu: apt install python3-venv"; exit 2; }
+	@echo "Installing the requirements into .venv (about 2 minutes and 6 GB, once) ..."
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt $(CHECKERS)
 	@touch $@
 
 run: .venv/installed
-	@mkdir -p $(FAST_RUNS)/notebooks
+	@rm -rf runs/fast && mkdir -p runs/fast/notebooks
 	@for notebook in $(NOTEBOOKS); do \
-	  echo "Executing $$notebook (fast mode, synthetic pictures) ..."; \
-	  $(FAST) COURSE_RUNS=$(FAST_RUNS) .venv/bin/jupyter nbconvert --log-level=ERROR --to notebook --execute \
-	    --ExecutePreprocessor.timeout=600 --output-dir $(FAST_RUNS)/notebooks $$notebook || exit 1; \
+	  echo "Executing $$notebook in fast mode on synthetic pictures ..."; \
+	  $(FAST) COURSE_RUNS=runs/fast .venv/bin/jupyter nbconvert --log-level=ERROR --to notebook --execute \
+	    --ExecutePreprocessor.timeout=600 --output-dir runs/fast/notebooks $$notebook || exit 1; \
 	done
 	@echo "Executed notebooks: runs/fast/notebooks/"
-	@echo "Run folders, with logs and plots: runs/fast/*/"
+	@echo "Run folders with logs and plots: $$(ls -d runs/fast/*-seed*/ | tr '\n' ' ')"
 	@echo "All of it is synthetic and shortened: it shows that everything works, not what the networks reach."
 
 test: .venv/installed
@@ -37,10 +39,10 @@ test: .venv/installed
 	.venv/bin/ruff format --check .
 	.venv/bin/python -m pytest -q --durations=5
 	@rm -rf runs/nbval
-	$(FAST) COURSE_RUNS=$(CURDIR)/runs/nbval .venv/bin/python -m pytest -q --nbval-lax --nbval-current-env \
+	$(FAST) COURSE_RUNS=runs/nbval .venv/bin/python -m pytest -q --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=300 notebooks/
 
 reproduce: .venv/installed
 	@for recipe in $$(.venv/bin/python -c 'from helpers.recipes import RECIPES; print(*RECIPES)'); do \
-	  .venv/bin/python -m helpers train $$recipe --data $(DATA) --runs $(RUNS) || exit 1; \
+	  .venv/bin/python -m helpers train $$recipe --data '$(DATA)' --runs '$(RUNS)' || exit 1; \
 	done

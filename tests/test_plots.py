@@ -1,0 +1,108 @@
+import dataclasses
+
+import matplotlib
+import numpy as np
+import pytest
+from conftest import random_images
+
+matplotlib.use("agg")
+from helpers import plots
+from helpers.data import Data, Split, channel_statistics
+from helpers.lr_finder import RangeTest
+from helpers.recipes import RECIPES, with_epochs
+from helpers.runs import HISTORY_COLUMNS, Run, configuration
+
+
+def make_run(tmp_path, classes, recipe="custom_resnet"):
+    recipe = with_epochs(RECIPES[recipe], 4)
+    description = {"name": "pets", "classes": classes, "fingerprint": "", "notes": ["limited to 40 images"]}
+    rng = np.random.default_rng(0)
+    history = {column: rng.random(4) for column in HISTORY_COLUMNS} | {"epoch": np.arange(1, 5)}
+    history["lr"] = np.array([1.0, 1.0, 0.1, 0.1])
+    steps = {"step": np.arange(12), "lr": np.linspace(0.1, 1, 12), "momentum": np.full(12, 0.5)}
+    confusion = np.diag(np.arange(10, 10 + len(classes)))
+    confusion[0, 1] = 30
+    summary = {"confusion_matrix": confusion.tolist(), "device": "CPU", "precision": "float32", "torch": "2"}
+    return Run(tmp_path, configuration(recipe, description, 3), history, steps, "", summary)
+
+
+def texts(figure):
+    return " ".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))
+
+
+RUN_PLOTS = [plots.plot_curves, plots.plot_schedule, plots.plot_class_accuracy, plots.plot_confusion_matrix]
+
+
+@pytest.mark.parametrize("plot", RUN_PLOTS)
+def test_figures_of_a_run_carry_recipe_data_seed_notes_and_device(plot, tmp_path):
+    written = texts(plot(make_run(tmp_path, ["cat", "dog", "rat"])))
+    for part in ("custom_resnet · pets · seed 3", "limited to 40 images", "changed: ", "CPU, float32, torch 2"):
+        assert part in written
+
+
+@pytest.mark.parametrize("plot", RUN_PLOTS)
+@pytest.mark.parametrize("classes", [["$^$", "a_b"], [f"class {k}" for k in range(120)]], ids=["odd names", "many"])
+def test_figures_can_be_drawn_for_odd_and_for_many_classes(plot, classes, tmp_path):
+    path = plots.save(plot(make_run(tmp_path, classes)), tmp_path / "figure.png")
+    assert max(matplotlib.image.imread(path).shape) < 4000  # pixels
+
+
+def test_class_accuracies_are_shares_of_the_rows(tmp_path):
+    written = texts(plots.plot_class_accuracy(make_run(tmp_path, ["cat", "dog"])))
+    assert "25.0" in written and "100.0" in written  # 10 of 40 cats, 11 of 11 dogs
+    assert f"all {100 * 21 / 51:.2f}" in written
+
+
+def test_learning_rate_drops_are_marked_between_their_epochs(tmp_path):
+    figure = plots.plot_curves(make_run(tmp_path, ["cat", "dog"], "resnet18_layernorm"))
+    marked = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linestyle() == ":"]
+    assert marked == [2.5]
+    assert not [line for line in plots.plot_curves(make_run(tmp_path, ["cat", "dog"])).axes[0].lines[1:]]
+
+
+def test_schedule_is_drawn_from_the_recorded_steps(tmp_path):
+    run = make_run(tmp_path, ["cat", "dog"])
+    lr, momentum = plots.plot_schedule(run).axes
+    np.testing.assert_allclose(lr.lines[0].get_ydata(), run.steps["lr"])
+    np.testing.assert_allclose(lr.lines[0].get_xdata(), np.arange(1, 13) / 3)
+    low, high = momentum.get_ylim()
+    assert low < 0.5 < high
+
+
+def test_range_test_marks_bounds_and_suggestion():
+    lrs = np.geomspace(1e-4, 10, 20)
+    result = RangeTest("a title", ["a note"], list(lrs), list(2 - lrs / 10), 0.003, 0.2, 2.0, "swept", {}, "CPU")
+    figure = plots.plot_range_test(result)
+    verticals = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+    assert verticals == [0.003, 0.2]
+    for part in ("LRMIN\n0.003", "LRMAX\n0.2", "steepest slope 2", "a title", "a note", "swept"):
+        assert part in texts(figure)
+
+
+def test_augmentation_figure_starts_with_the_original():
+    train = Split(random_images(6), np.arange(6) % 2)
+    data = Data("pets", ("cat", "dog"), train, train, *channel_statistics(train.images), "")
+    figure = plots.plot_augmentation(RECIPES["custom_resnet"], data, images=2, draws=3)
+    shown = [ax.images[0].get_array() for ax in figure.axes]
+    assert len(shown) == 2 * 4
+    assert any(np.array_equal(shown[0], image) for image in train.images)
+    assert not np.array_equal(shown[0], shown[1])
+    assert "PadIfNeeded → RandomCrop → HorizontalFlip → CoarseDropout" in texts(figure)
+
+
+def test_save_closes_the_figure(tmp_path):
+    before = matplotlib.pyplot.get_fignums()
+    plots.save(plots.plot_triangular(0.1, 1.0, 100), tmp_path / "triangle.png")
+    assert matplotlib.pyplot.get_fignums() == before and (tmp_path / "triangle.png").stat().st_size > 0
+
+
+def test_triangular_bounds_are_dashed_lines_without_arrows():
+    ax = plots.plot_triangular(0.1, 1.0, 100).axes[0]
+    dashed = [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--"]
+    assert dashed == [0.1, 1.0]
+    assert all(getattr(text, "arrow_patch", None) is None for text in ax.texts)
+
+
+def test_unfinished_run_has_curves_too(tmp_path):
+    run = dataclasses.replace(make_run(tmp_path, ["cat", "dog"]), summary=None)
+    assert "custom_resnet" in texts(plots.plot_curves(run))
