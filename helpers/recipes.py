@@ -168,6 +168,12 @@ def _cutout(size: int, p: float = 1.0) -> tuple:
     return "CoarseDropout", {"num_holes_range": (1, 1), **hole, "fill": "mean", "p": p}
 
 
+_CROP_CUTOUT_ROTATE = (
+    *_pad_crop("BORDER_REFLECT_101"),
+    _cutout(16),
+    ("Rotate", {"limit": (-5, 5), "border_mode": "BORDER_REFLECT_101", "p": 1.0}),
+)
+
 CHOICES = {
     "model": ("custom_resnet", "resnet18"),
     "norm": ("batch", "layer"),
@@ -224,7 +230,7 @@ RECIPES = {
             batch_size=512,
             fc_bias=False,
             augmentation=(
-                *_pad_crop("BORDER_CONSTANT", fill="mean"),
+                *_pad_crop("BORDER_CONSTANT", fill="mean"),  # what the border held was not published
                 ("HorizontalFlip", {"p": 0.2}),
                 _cutout(8),
             ),
@@ -272,11 +278,7 @@ RECIPES = {
             model="resnet18",
             norm="layer",
             zero_init_residual=True,
-            augmentation=(
-                *_pad_crop("BORDER_REFLECT_101"),
-                _cutout(16),
-                ("Rotate", {"limit": (-5, 5), "border_mode": "BORDER_REFLECT_101", "p": 1.0}),
-            ),
+            augmentation=_CROP_CUTOUT_ROTATE,
             momentum=0.9,
             nesterov=True,
             weight_decay=5e-4,
@@ -329,11 +331,7 @@ RECIPES = {
                 batch_size=256,
                 model="resnet18",
                 norm=norm,
-                augmentation=(
-                    *_pad_crop("BORDER_REFLECT_101"),
-                    _cutout(16),
-                    ("Rotate", {"limit": (-5, 5), "border_mode": "BORDER_REFLECT_101", "p": 1.0}),
-                ),
+                augmentation=_CROP_CUTOUT_ROTATE,
                 momentum=0.9,
                 schedule=Plateau(lr=0.01, monitor="test_acc", factor=0.8, patience=5),
                 select="test_acc",
