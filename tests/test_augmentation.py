@@ -82,27 +82,40 @@ def test_outside_the_hole_the_image_is_numpys_pad_crop_and_flip(recipe, border):
         assert (image[other] == FILL).all()
 
 
-def holes(images: np.ndarray, originals: np.ndarray) -> np.ndarray:
-    """(row, column) of each image's hole, checked to be one filled 8x8 square."""
+def holes(images: np.ndarray, originals: np.ndarray, size=8) -> np.ndarray:
+    """(row, column) of each image's hole, checked to be one filled square of this size."""
     corners = []
     for image, original in zip(images, originals, strict=True):
         changed = (image != original).any(axis=-1)
         row, column = np.argwhere(changed).min(axis=0)
-        assert changed.sum() == 64
-        assert changed[row : row + 8, column : column + 8].sum() == 64
+        assert changed.sum() == size**2
+        assert changed[row : row + size, column : column + size].sum() == size**2
         assert (image[changed] == FILL).all()
         corners.append((row, column))
     return np.array(corners)
 
 
+CUTOUT = {name: (16, 1.0) for name in WITH_CUTOUT} | {
+    "custom_resnet": (8, 1.0),
+    "published_s9_onecycle_adam": (8, 1.0),
+    "published_s10_plateau_sgd": (16, 0.75),
+    "published_s10_plateau_albumentations": (16, 0.5),
+}
+
+
 @pytest.mark.parametrize("recipe", WITH_CUTOUT)
-def test_cutout_is_always_one_mean_filled_8x8_hole_anywhere_inside(recipe):
+def test_cutout_is_one_mean_filled_hole_of_the_recipes_size_and_share_anywhere_inside(recipe):
+    size, p = CUTOUT[recipe]
     pipeline = compose((("CoarseDropout", dict(RECIPES[recipe].augmentation)["CoarseDropout"]),), MEAN)
-    corners = holes(augment(np.stack([MAP] * 2500), pipeline, 0), np.stack([MAP] * 2500))
+    images = augment(np.stack([MAP] * 2500), pipeline, 0)
+    images = images[(images != MAP).any(axis=(1, 2, 3))]
+    assert abs(len(images) / 2500 - p) <= 5 * np.sqrt(p * (1 - p) / 2500)
+    corners = holes(images, np.stack([MAP] * len(images)), size)
+    places = 33 - size  # the whole image, and never beyond it
     for axis in (0, 1):
         counts = np.bincount(corners[:, axis])
-        assert len(counts) == 25  # 0 to 24: the whole image, and never beyond it
-        assert chi_square(counts) < five_sigma_chi_square(25)
+        assert len(counts) == places
+        assert chi_square(counts) < five_sigma_chi_square(places)
 
 
 def test_crop_flip_and_hole_are_drawn_independently():
