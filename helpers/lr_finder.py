@@ -3,8 +3,8 @@
 The learning rate grows from step to step, from far too small to far too large, while the loss of each
 training batch is recorded. LRMIN and LRMAX are read off the smoothed curve by this rule:
 
-- descent: how far the loss falls from its start to its lowest point before it first climbs back by a
-  quarter of the way;
+- descent: how far the loss falls from its start to its lowest point before it first climbs back, that is,
+  by a quarter of the way and by more than the noise of the batches, a fiftieth of its start;
 - LRMIN: the learning rate at which the first tenth of the descent is made. Below it nothing is learned;
 - LRMAX: the learning rate of the lowest point. Above it the loss no longer falls;
 - both rounded to one digit: the curve cannot tell more.
@@ -52,7 +52,7 @@ START_LR, END_LR = {"SGD": 1e-4, "Adam": 1e-6}, {"SGD": 10.0, "Adam": 1.0}  # th
 STEPS, FAST_STEPS = 100, 40
 SMOOTHING = 0.2  # weight of the newest loss in the running mean
 LRMIN_DESCENT, CLIMB = 0.1, 0.25  # the rule's shares of the descent
-SMALLEST_DESCENT = 0.01  # of the starting loss: less is noise
+NOISE, SMALLEST_DESCENT = 0.02, 0.002  # shares of the starting loss: a smaller climb, a smaller fall is none
 NOT_SWEPT = {
     "epochs",
     "ema_decay",
@@ -135,7 +135,7 @@ def read_curve(lrs: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
     """
     lowest = np.minimum.accumulate(losses)  # so far
     descent = losses[:1] - lowest
-    climbed = (descent > SMALLEST_DESCENT * losses[:1]) & (losses > lowest + CLIMB * descent)
+    climbed = losses - lowest > np.maximum(CLIMB * descent, NOISE * losses[:1])
     valley = losses[: np.argmax(climbed)] if climbed.any() else losses
     bottom = int(valley.argmin()) if len(valley) else 0
     if not len(losses) or descent[bottom] <= SMALLEST_DESCENT * losses[0]:
