@@ -26,9 +26,14 @@ class Demand:
 
 
 def checklist(run: Run) -> list[Demand]:
-    """The demands on the run's recipe, in the assignment's order. Raises CourseError for an unfinished run."""
+    """The demands on the run's recipe, in the assignment's order.
+
+    Raises CourseError for an unfinished run, or a network without a list.
+    """
     if run.summary is None:
         raise CourseError(f"{run.folder} is not finished: run the same command or notebook again to go on.")
+    if run.recipe.model not in DEMANDS:
+        raise CourseError(f"There is no checklist for {run.recipe.model}, only for {', '.join(DEMANDS)}.")
     model = make_model(run.recipe, len(run.config["data"]["classes"]))
     return [Demand(text, *check(run, model)) for text, check in DEMANDS[run.recipe.model]]
 

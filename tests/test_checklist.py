@@ -89,6 +89,13 @@ def test_each_demand_fails_for_a_run_that_breaks_it(tmp_path, broken, demand):
     assert any(text.startswith(demand) for text in failing(make_run(tmp_path / "run", **broken)))
 
 
+def test_network_without_a_list_is_refused(tmp_path):
+    run = make_run(tmp_path / "run")
+    config = run.config | {"recipe": as_dict(RECIPES["resnet18_layernorm"])}
+    with pytest.raises(CourseError, match="no checklist for resnet18"):
+        checklist(dataclasses.replace(run, config=config))
+
+
 def test_unfinished_run_is_refused(tmp_path):
     with pytest.raises(CourseError, match="is not finished"):
         checklist(dataclasses.replace(make_run(tmp_path / "run"), summary=None))
