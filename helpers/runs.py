@@ -50,12 +50,9 @@ class Run:
 
 def configuration(recipe: Recipe, data: dict, seed: int) -> dict:
     """What decides the outcome of a run, as JSON types; `notes` says what a reader must not overlook."""
-    return {
-        "recipe": as_dict(recipe),
-        "data": data,
-        "seed": seed,
-        "notes": [*data["notes"], *(["changed: " + ", ".join(differences(recipe))] if differences(recipe) else [])],
-    }
+    changes = differences(recipe)
+    notes = [*data["notes"], *(["changed: " + ", ".join(changes)] if changes else [])]
+    return {"recipe": as_dict(recipe), "data": data, "seed": seed, "notes": notes}
 
 
 def open_folder(folder: Path, config: dict) -> None:

@@ -156,6 +156,11 @@ class _Training:
         self.recipe, self.device = recipe, device
         self.model = device.place(make_model(recipe, classes))
         self.averaged = copy.deepcopy(self.model) if recipe.ema_decay else None
+        # Weights and BatchNorm statistics, which are only ever changed in place; counters are not averaged.
+        self.averages, self.currents = (
+            [value for value in network.state_dict().values() if value.is_floating_point()]
+            for network in (self.evaluated, self.model)
+        )
         self.optimizer = make_optimizer(recipe, self.model)
         self.schedule = make_schedule(recipe, self.optimizer, steps_per_epoch)
         self.scaler = device.scaler()
@@ -178,7 +183,6 @@ class _Training:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random_states": random_states(),
-            "recipe": self.recipe.name,
             "epoch": self.epoch,
             "history": self.history,
             "steps": self.steps,
@@ -292,9 +296,7 @@ class _Training:
         until that reaches the recipe's. torch's AveragedModel would make the host wait for a GPU at every step.
         """
         decay = min(self.recipe.ema_decay, step / (9 + step))
-        pairs = zip(self.averaged.state_dict().values(), self.model.state_dict().values(), strict=True)
-        averaged, current = zip(*((a, b) for a, b in pairs if a.is_floating_point()), strict=True)
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        torch._foreach_lerp_(self.averages, self.currents, 1 - decay)
 
     def note_session(self) -> None:
         """Record what trains from here on: a run may be resumed on another machine or version."""
