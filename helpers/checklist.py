@@ -1,16 +1,22 @@
 """The assignment's demands, each checked against what a run recorded and what its network holds."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
 
+from helpers.checkpoints import load_checkpoint
 from helpers.data import CIFAR10_FINGERPRINT
 from helpers.errors import CourseError
 from helpers.lr_finder import load_lr, swept_values
 from helpers.models import make_model
+from helpers.recipes import Plateau
 from helpers.runs import Run
+from helpers.schedules import plateau_lrs
+
+Check = Callable[[Run, nn.Module], tuple[bool, str]]  # whether a demand is met, and how that can be seen
 
 
 @dataclass(frozen=True)
@@ -26,25 +32,25 @@ class Demand:
 
 
 def checklist(run: Run) -> list[Demand]:
-    """The demands on the run's recipe, in the assignment's order.
+    """The demands of the assignment that the run's network belongs to, in the assignment's order.
 
-    Raises CourseError for an unfinished run, or a network without a list.
+    Raises CourseError for an unfinished run.
     """
     if run.summary is None:
         raise CourseError(f"{run.folder} is not finished: run the same command or notebook again to go on.")
-    if run.recipe.model not in DEMANDS:
-        raise CourseError(f"There is no checklist for {run.recipe.model}, only for {', '.join(DEMANDS)}.")
-    model = make_model(run.recipe, len(run.config["data"]["classes"]))
-    return [Demand(text, *check(run, model)) for text, check in DEMANDS[run.recipe.model]]
+    recipe = run.recipe
+    demands = CUSTOM_RESNET if recipe.model == "custom_resnet" else RESNET18[recipe.norm]
+    model = make_model(recipe, len(run.config["data"]["classes"]))
+    return [Demand(text, *check(run, model)) for text, check in demands]
 
 
-def _network(run: Run, model: nn.Module) -> tuple[bool, str]:
+def _custom_channels(run: Run, model: nn.Module) -> tuple[bool, str]:
     channels = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
     expected = [64, 128, 128, 128, 256, 512, 512, 512]
     return channels == expected, f"convolutions in order: {channels}"
 
 
-def _blocks(run: Run, model: nn.Module) -> tuple[bool, str]:
+def _custom_blocks(run: Run, model: nn.Module) -> tuple[bool, str]:
     kinds = [type(m).__name__ for m in model.modules() if not list(m.children())]
     pooled, plain = ["Conv2d", "MaxPool2d", "BatchNorm2d", "ReLU"], ["Conv2d", "BatchNorm2d", "ReLU"]
     residual = pooled + plain + plain
@@ -54,10 +60,36 @@ def _blocks(run: Run, model: nn.Module) -> tuple[bool, str]:
     return met, f"{len(kinds)} layers as listed, kernels {sorted(kernels)}, last pooling {model.pool.kernel_size}"
 
 
-def _parameters(run: Run, model: nn.Module) -> tuple[bool, str]:
-    count = sum(p.numel() for p in model.parameters())
-    classes = len(run.config["data"]["classes"])
-    return count == 6_573_130 + (classes - 10) * 513, f"{count:,} for {classes} classes"
+def _resnet18_channels(run: Run, model: nn.Module) -> tuple[bool, str]:
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    channels = [m.out_channels for m in convolutions if m.kernel_size == (3, 3)]
+    shortcuts = [m.out_channels for m in convolutions if m.kernel_size == (1, 1)]
+    met = channels == [64] * 5 + [128] * 4 + [256] * 4 + [512] * 4 and shortcuts == [128, 256, 512]
+    return met, f"{len(channels)} convolutions 3x3 (stem first), shortcuts 1x1 with {shortcuts} channels"
+
+
+def _only_norm(wanted: str) -> Check:
+    def check(run: Run, model: nn.Module) -> tuple[bool, str]:
+        found = Counter(_norm_name(m) for m in model.modules() if "Norm" in type(m).__name__)
+        convolutions = sum(isinstance(m, nn.Conv2d) for m in model.modules())
+        return found == {wanted: convolutions}, ", ".join(f"{count} layers of {name}" for name, count in found.items())
+
+    return check
+
+
+def _norm_name(module: nn.Module) -> str:
+    if isinstance(module, nn.GroupNorm):  # with a single group it is layer normalisation
+        return "layer normalisation" if module.num_groups == 1 else "group normalisation"
+    return "BatchNorm" if isinstance(module, nn.BatchNorm2d) else type(module).__name__
+
+
+def _parameters(for_ten: int) -> Check:
+    def check(run: Run, model: nn.Module) -> tuple[bool, str]:
+        count = sum(p.numel() for p in model.parameters())
+        classes = len(run.config["data"]["classes"])
+        return count == for_ten + (classes - 10) * 513, f"{count:,} for {classes} classes"
+
+    return check
 
 
 def _logits(run: Run, model: nn.Module) -> tuple[bool, str]:
@@ -70,8 +102,11 @@ def _batch(run: Run, model: nn.Module) -> tuple[bool, str]:
     return run.recipe.batch_size == 512, f"{run.recipe.batch_size}"
 
 
-def _epochs(run: Run, model: nn.Module) -> tuple[bool, str]:
-    return len(run.history["epoch"]) == 24, f"{len(run.history['epoch'])} epochs in the history"
+def _epochs(wanted: int) -> Check:
+    def check(run: Run, model: nn.Module) -> tuple[bool, str]:
+        return len(run.history["epoch"]) == wanted, f"{len(run.history['epoch'])} epochs in the history"
+
+    return check
 
 
 def _found(run: Run, model: nn.Module) -> tuple[bool, str]:
@@ -103,38 +138,120 @@ def _no_annihilation(run: Run, model: nn.Module) -> tuple[bool, str]:
     return bool(np.isclose(first, last)), f"first step {first:.4g}, last step {last:.4g}"
 
 
-def _transforms(run: Run, model: nn.Module) -> tuple[bool, str]:
-    pipeline = dict(run.recipe.augmentation)
-    pad, crop, hole = (pipeline.get(name, {}) for name in ("PadIfNeeded", "RandomCrop", "CoarseDropout"))
-    met = (
-        (pad.get("min_height"), pad.get("min_width")) == (40, 40)
-        and (crop.get("height"), crop.get("width")) == (32, 32)
-        and "HorizontalFlip" in pipeline
-        and tuple(hole.get("hole_height_range", ())) == tuple(hole.get("hole_width_range", ())) == (8, 8)
-        and hole.get("p") == 1
-    )
-    return met, " → ".join(pipeline) or "none"
+def _transforms(*wanted: tuple[str, dict]) -> Check:
+    """Whether the pipeline has each class of albumentations, in any order, with these arguments."""
+
+    def check(run: Run, model: nn.Module) -> tuple[bool, str]:
+        pipeline = dict(run.recipe.augmentation)
+        met = all(
+            name in pipeline and all(pipeline[name].get(key) == value for key, value in arguments.items())
+            for name, arguments in wanted
+        )
+        return met, " → ".join(pipeline) or "none"
+
+    return check
 
 
-def _accuracy(run: Run, model: nn.Module) -> tuple[bool, str]:
-    reported, data = run.summary["reported"], run.config["data"]
-    real = data["fingerprint"] == CIFAR10_FINGERPRINT
-    evidence = f"{reported['test_acc']:.2f} % ({reported['chosen_by']}, epoch {reported['epoch']})"
-    return real and reported["test_acc"] >= 90, evidence + ("" if real else "; only the complete CIFAR-10 counts")
+def _cutout(size: int) -> tuple[str, dict]:
+    square = {"hole_height_range": (size, size), "hole_width_range": (size, size)}
+    return "CoarseDropout", {"num_holes_range": (1, 1), **square, "p": 1.0}
 
 
-DEMANDS: dict[str, list[tuple[str, Callable]]] = {
-    "custom_resnet": [
-        ("PrepLayer 64, Layer1 128 with R1, Layer2 256, Layer3 512 with R2", _network),
-        ("conv 3x3, (MaxPool), BatchNorm, ReLU in this order; MaxPool kernel 4; FC", _blocks),
-        ("6,573,130 parameters (for ten classes)", _parameters),
-        ("Softmax once: the network returns logits, the loss holds the softmax", _logits),
-        ("RandomCrop 32 after padding 4, flip left-right, CutOut 8x8", _transforms),
-        ("Batch size 512", _batch),
-        ("24 epochs", _epochs),
-        ("LRMIN and LRMAX found by a range test", _found),
-        ("OneCycle: maximum at epoch 5", _peak),
-        ("No annihilation: the last learning rate is LRMIN", _no_annihilation),
-        ("Test accuracy of 90 % on CIFAR-10", _accuracy),
+PAD_CROP = (("PadIfNeeded", {"min_height": 40, "min_width": 40}), ("RandomCrop", {"height": 32, "width": 32}))
+
+
+def _plateau(run: Run, model: nn.Module) -> tuple[bool, str]:
+    plateau = run.recipe.schedule
+    if not isinstance(plateau, Plateau):
+        return False, f"the schedule is {type(plateau).__name__}"
+    recorded = run.history["lr"]
+    steps_per_epoch = len(run.steps["step"]) // len(recorded)
+    expected = plateau_lrs(plateau, run.history[plateau.monitor], steps_per_epoch)
+    drops = [str(epoch) for epoch in range(1, len(recorded)) if recorded[epoch] < recorded[epoch - 1]]
+    evidence = f"monitors {plateau.monitor} ({plateau.mode}), factor {plateau.factor:g}, patience {plateau.patience}"
+    evidence += f"; reduced after epochs {', '.join(drops)}" if drops else "; nothing had to be reduced"
+    return bool(np.allclose(recorded, expected, rtol=1e-6)), evidence
+
+
+def _held_out(run: Run, model: nn.Module) -> tuple[bool, str]:
+    recipe = run.recipe
+    used = {recipe.select, getattr(recipe.schedule, "monitor", recipe.select)}
+    met = not any(name.startswith("test_") for name in used)
+    return met, f"decided by {' and '.join(sorted(used))}; {recipe.validation_images:,} images held out"
+
+
+def _best_saved(run: Run, model: nn.Module) -> tuple[bool, str]:
+    path, select = run.folder / "best.pt", run.recipe.select
+    if select == "last":
+        return False, "the recipe keeps the last model"
+    if not path.exists():
+        return False, "best.pt is not in the run folder"
+    saved, best = load_checkpoint(path)["epoch"], int(run.history["epoch"][np.argmax(run.history[select])])
+    return saved == best, f"best.pt is of epoch {saved}; the highest {select} is that of epoch {best}"
+
+
+def _accuracy(at_least: float) -> Check:
+    def check(run: Run, model: nn.Module) -> tuple[bool, str]:
+        reported, data = run.summary["reported"], run.config["data"]
+        real = data["fingerprint"] == CIFAR10_FINGERPRINT
+        evidence = f"{reported['test_acc']:.2f} % ({reported['chosen_by']}, epoch {reported['epoch']})"
+        return real and reported["test_acc"] >= at_least, evidence + (
+            "" if real else "; only the complete CIFAR-10 counts"
+        )
+
+    return check
+
+
+SOFTMAX_ONCE = ("Softmax once: the network returns logits, the loss holds the softmax", _logits)
+CUSTOM_RESNET: list[tuple[str, Check]] = [
+    ("PrepLayer 64, Layer1 128 with R1, Layer2 256, Layer3 512 with R2", _custom_channels),
+    ("conv 3x3, (MaxPool), BatchNorm, ReLU in this order; MaxPool kernel 4; FC", _custom_blocks),
+    ("6,573,130 parameters (for ten classes)", _parameters(6_573_130)),
+    SOFTMAX_ONCE,
+    (
+        "RandomCrop 32 after padding 4, flip left-right, CutOut 8x8",
+        _transforms(*PAD_CROP, ("HorizontalFlip", {}), _cutout(8)),
+    ),
+    ("Batch size 512", _batch),
+    ("24 epochs", _epochs(24)),
+    ("LRMIN and LRMAX found by a range test", _found),
+    ("OneCycle: maximum at epoch 5", _peak),
+    ("No annihilation: the last learning rate is LRMIN", _no_annihilation),
+    ("Test accuracy of 90 % on CIFAR-10", _accuracy(90)),
+]
+RESNET18: dict[str, list[tuple[str, Check]]] = {
+    norm: [
+        ("ResNet18 for 32x32: a 3x3 stem, four layers of two blocks", _resnet18_channels),
+        ("11,173,962 parameters (for ten classes)", _parameters(11_173_962)),
+        (f"{name} only, behind every convolution", _only_norm(name)),
+        SOFTMAX_ONCE,
+        transforms,
+        (f"{epochs} epochs", _epochs(epochs)),
+        ("ReduceLROnPlateau: the recorded learning rates are its decisions", _plateau),
+        ("Held-out images decide, the test set decides nothing", _held_out),
+        ("Best model saved", _best_saved),
+        (f"At least the published {published:.2f} % on CIFAR-10", _accuracy(published)),
     ]
+    for norm, name, epochs, published, transforms in (
+        (
+            "batch",
+            "BatchNorm",
+            50,
+            91.77,
+            (
+                "Albumentations: HorizontalFlip, Rotate, HueSaturationValue, CutOut",
+                _transforms(("HorizontalFlip", {}), ("Rotate", {}), ("HueSaturationValue", {}), ("CoarseDropout", {})),
+            ),
+        ),
+        (
+            "layer",
+            "layer normalisation",
+            40,
+            84.50,
+            (
+                "RandomCrop 32 after padding 4, CutOut 16x16, Rotate within 5 degrees",
+                _transforms(*PAD_CROP, _cutout(16), ("Rotate", {"limit": (-5, 5), "p": 1.0})),
+            ),
+        ),
+    )
 }

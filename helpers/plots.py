@@ -18,10 +18,11 @@ from helpers.evaluation import LOSSES
 from helpers.lr_finder import RangeTest
 from helpers.recipes import Plateau, Recipe
 from helpers.runs import Run
-from helpers.schedules import triangular
+from helpers.schedules import plateau_lrs, triangular
 
 # Okabe & Ito's colours, which people with any colour vision tell apart; the same thing always has the same.
 COLOURS = {"train": "#0072B2", "val": "#009E73", "test": "#D55E00", "lr": "#0072B2", "momentum": "#CC79A7"}
+RUN_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00")  # one for each compared run
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 GREY = "#777777"
 MOST_CLASSES = 30  # what a figure can show by name
@@ -153,6 +154,76 @@ def plot_curves(run: Run) -> Figure:
     axes[0][0].set_title("training", color=COLOURS["train"])
     axes[0][1].set_title(" and ".join(NAMES[name] for name in right), color=COLOURS[right[-1]])
     return _label_run(figure, run)
+
+
+def plot_comparison(runs: Sequence[Run]) -> Figure:
+    """Training and validation accuracy of several runs (up to six) at each epoch; dots mark lower learning rates.
+
+    Runs without validation images show the test accuracy in its place.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True)
+    for run, colour in zip(runs, RUN_COLOURS, strict=False):
+        epochs, lr = run.history["epoch"], run.history["lr"]
+        lower = np.flatnonzero(lr[1:] < lr[:-1]) + 1 if isinstance(run.recipe.schedule, Plateau) else []
+        held_out = "val" if np.isfinite(run.history["val_acc"]).any() else "test"
+        for ax, split in zip(axes, ("train", held_out), strict=True):
+            values = run.history[f"{split}_acc"]
+            label = f"{run.title}\n{NAMES[split]} {values[-1]:.2f} % after epoch {epochs[-1]:.0f}"
+            ax.plot(epochs, values, color=colour, marker="o", markevery=lower, label=label)
+    for ax, name in zip(axes, ("training", "held-out images"), strict=True):
+        ax.set(xlabel="epoch", title=name)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.legend(loc="lower right", fontsize=8)
+    axes[0].set_ylabel("accuracy (%)")
+    notes = dict.fromkeys(f"{run.recipe.name}: {note}" for run in runs for note in run.config["notes"])
+    names = " against ".join(run.recipe.name for run in runs)
+    return _label(figure, names, " | ".join(dict.fromkeys(run.provenance for run in runs)), list(notes))
+
+
+def plot_plateau(plateau: Plateau, values: Sequence[float]) -> Figure:
+    """What ReduceLROnPlateau makes of a made-up course of the monitored value, an epoch each.
+
+    Above the values: those that improve are filled, the patience that runs out is shaded. Below the learning rate.
+    """
+    lrs, epochs = plateau_lrs(plateau, values), np.arange(1, len(values) + 1)
+    drops = epochs[:-1][np.diff(lrs) < 0]  # the last epoch at the higher learning rate
+    sign = 1 if plateau.mode == "max" else -1
+    better = np.maximum.accumulate(sign * np.array(values))
+    improved = np.append(True, better[1:] > better[:-1])
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True, height_ratios=(2, 1))
+    top.plot(epochs, values, color=COLOURS["val"], linewidth=1)
+    for chosen, face in ((improved, COLOURS["val"]), (~improved, "white")):
+        style = {"linestyle": "", "markerfacecolor": face, "markeredgecolor": COLOURS["val"]}
+        top.plot(epochs[chosen], np.array(values)[chosen], marker="o", **style)
+    bottom.step(epochs, lrs, where="mid", color=COLOURS["lr"])
+    for drop in drops:
+        top.axvspan(drop - plateau.patience - 0.5, drop + 0.5, color=GREY, alpha=0.15, linewidth=0)
+        waited = f"{plateau.patience + 1} without\nimprovement"
+        middle = (drop - plateau.patience / 2, 0.04)
+        _write(top, waited, middle, xycoords=("data", "axes fraction"), ha="center", fontsize=8, color=GREY)
+        _write(bottom, f"{lrs[drop]:.3g}", (drop + 1, lrs[drop]), 2, 5, color=COLOURS["lr"])
+    _write(bottom, f"{lrs[0]:.3g}", (1, lrs[0]), 2, -12, color=COLOURS["lr"])
+    top.set(ylabel=f"{plateau.monitor}, made up")
+    bottom.set(ylabel="learning rate", yscale="log", xlabel="epoch")
+    bottom.xaxis.get_major_locator().set_params(integer=True)
+    bottom.margins(y=0.25)
+    title = f"ReduceLROnPlateau · {plateau.mode} · factor {plateau.factor:g} · patience {plateau.patience}"
+    return _label(figure, title)
+
+
+def plot_normalised_together(images: int = 4, channels: int = 6) -> Figure:
+    """Which values share a mean and a variance: a cell is one channel of one image, with all its positions."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2))
+    image, channel = np.indices((images, channels))
+    panels = ((channel, "BatchNorm: each channel, over the batch"), (image, "layer normalisation: each image"))
+    for ax, (group, name) in zip(axes, panels, strict=True):
+        ax.pcolormesh(group, cmap="Pastel1", vmin=0, vmax=8, edgecolor="white", linewidth=1.5)
+        ax.invert_yaxis()
+        ax.set(title=name, xlabel="channel", ylabel="image", aspect="equal")
+        ax.set_xticks(np.arange(channels) + 0.5, np.arange(channels) + 1)
+        ax.set_yticks(np.arange(images) + 0.5, np.arange(images) + 1)
+        ax.grid(False)
+    return _label(figure, "Cells of one colour are normalised with the same mean and variance")
 
 
 def _class_names(names: Sequence[str]) -> list[str]:

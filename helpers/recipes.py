@@ -33,7 +33,7 @@ class OneCycle:
         return self.lr_min
 
     def stretched(self, factor: float) -> "OneCycle":
-        return replace(self, peak_epoch=self.peak_epoch * factor)
+        return replace(self, peak_epoch=round(self.peak_epoch * factor, 12))
 
     def problems(self, recipe: "Recipe") -> Problems:
         momenta = self.momentum_min, self.momentum_max
@@ -79,7 +79,7 @@ class Plateau:
         return "max" if self.monitor.endswith("_acc") else "min"
 
     def stretched(self, factor: float) -> "Plateau":
-        return replace(self, warmup_epochs=self.warmup_epochs * factor)
+        return replace(self, warmup_epochs=round(self.warmup_epochs * factor, 12))
 
     def problems(self, recipe: "Recipe") -> Problems:
         return (
@@ -344,7 +344,7 @@ RECIPES = {
 
 # Fast mode: to see that everything works; never a result.
 FAST = {"epochs": 3, "batch_size": 64}
-FAST_LIMIT = 768  # images
+FAST_LIMIT = 512  # images
 
 
 def get_recipe(name: str, *, fast: bool = False) -> Recipe:
@@ -419,7 +419,8 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
 def differences(recipe: Recipe) -> list[str]:
     """How the recipe differs from the one of its name, as "value=new (recipe: old)"."""
     new, old = as_dict(recipe), as_dict(RECIPES.get(recipe.name, recipe))
-    return [f"{key}={_short(new[key])} (recipe: {_short(old[key])})" for key in new if new[key] != old[key]]
+    keys = [key for key in {**new, **old} if new.get(key) != old.get(key)]  # another schedule has other values
+    return [f"{key}={_short(new.get(key))} (recipe: {_short(old.get(key))})" for key in keys]
 
 
 def _short(value: object) -> str:

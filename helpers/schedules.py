@@ -1,7 +1,10 @@
 """Learning rate schedules: one cycle and the triangular policy it grew out of, and reduction on a plateau."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from torch.optim import Optimizer
+import torch
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from helpers.errors import CourseError
@@ -73,8 +76,8 @@ class OneCycleSchedule:
 class PlateauSchedule:
     """A linear warm-up, batch by batch, then torch's ReduceLROnPlateau, epoch by epoch."""
 
-    def __init__(self, recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int):
-        self.plateau, self.optimizer = recipe.schedule, optimizer
+    def __init__(self, plateau: Plateau, optimizer: Optimizer, steps_per_epoch: int):
+        self.plateau, self.optimizer = plateau, optimizer
         self.warmup_steps = round(self.plateau.warmup_epochs * steps_per_epoch)
         self.warmup = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, self.warmup_steps)))
         self.reducer = ReduceLROnPlateau(
@@ -104,8 +107,22 @@ class PlateauSchedule:
 
 def make_schedule(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int) -> OneCycleSchedule | PlateauSchedule:
     """The recipe's schedule over an optimizer: call `after_batch` and `after_epoch`."""
-    kind = PlateauSchedule if isinstance(recipe.schedule, Plateau) else OneCycleSchedule
-    return kind(recipe, optimizer, steps_per_epoch)
+    if isinstance(recipe.schedule, Plateau):
+        return PlateauSchedule(recipe.schedule, optimizer, steps_per_epoch)
+    return OneCycleSchedule(recipe, optimizer, steps_per_epoch)
+
+
+def plateau_lrs(plateau: Plateau, values: Sequence[float], steps_per_epoch: int = 1) -> list[float]:
+    """The learning rate of the last step of every epoch, were `values` what is monitored, an epoch each."""
+    optimizer, lrs = SGD([torch.zeros(1, requires_grad=True)], lr=plateau.lr), []
+    schedule = PlateauSchedule(plateau, optimizer, steps_per_epoch)
+    for epoch, value in enumerate(values, start=1):
+        for _ in range(steps_per_epoch):
+            optimizer.step()
+            lrs.append(optimizer.param_groups[0]["lr"])
+            schedule.after_batch()
+        schedule.after_epoch({"epoch": epoch, plateau.monitor: value})
+    return lrs[steps_per_epoch - 1 :: steps_per_epoch]
 
 
 def momentum_of(optimizer: Optimizer) -> float:

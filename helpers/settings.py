@@ -8,6 +8,7 @@ COURSE_FAST   1: a few steps on little data, to see that everything works; never
 import os
 from pathlib import Path
 
+from helpers.errors import CourseError
 from helpers.recipes import FAST_LIMIT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -21,6 +22,22 @@ def runs_folder(fast_mode: bool | None = None) -> Path:
     """COURSE_RUNS, or `runs/`, in fast mode `runs/fast/`: fast and full runs do not meet in a folder."""
     default = "runs/fast" if (fast() if fast_mode is None else fast_mode) else "runs"
     return REPOSITORY / Path(os.environ.get("COURSE_RUNS") or default).expanduser()  # an absolute path stays
+
+
+def keep_runs_on_drive() -> Path:
+    """In Colab: mount the user's Google Drive, which asks for permission, and keep run folders there from now on.
+
+    Returns their folder, `MyDrive/cifar10-runs`. Raises CourseError outside Colab.
+    """
+    try:
+        from google.colab import drive
+    except ImportError as error:
+        raise CourseError(
+            "Google Drive can be mounted in Colab only; elsewhere set COURSE_RUNS to a folder that lasts."
+        ) from error
+    drive.mount("/content/drive")
+    os.environ["COURSE_RUNS"] = "/content/drive/MyDrive/cifar10-runs" + ("/fast" if fast() else "")
+    return runs_folder()
 
 
 def image_limit() -> int | None:

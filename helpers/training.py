@@ -1,6 +1,5 @@
 """One training loop for every recipe: resumable, logged, and as fast as the device allows."""
 
-import copy
 import json
 import math
 import os
@@ -13,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from helpers import runs
@@ -155,12 +155,9 @@ class _Training:
     def __init__(self, recipe: Recipe, classes: int, steps_per_epoch: int, device: Device):
         self.recipe, self.device = recipe, device
         self.model = device.place(make_model(recipe, classes))
-        self.averaged = copy.deepcopy(self.model) if recipe.ema_decay else None
-        # Weights and BatchNorm statistics, which are only ever changed in place; counters are not averaged.
-        self.averages, self.currents = (
-            [value for value in network.state_dict().values() if value.is_floating_point()]
-            for network in (self.evaluated, self.model)
-        )
+        self.averaged = None
+        if recipe.ema_decay:
+            self.averaged = AveragedModel(self.model, multi_avg_fn=self._average, use_buffers=True)
         self.optimizer = make_optimizer(recipe, self.model)
         self.schedule = make_schedule(recipe, self.optimizer, steps_per_epoch)
         self.scaler = device.scaler()
@@ -173,7 +170,7 @@ class _Training:
     @property
     def evaluated(self) -> nn.Module:
         """The network whose figures are reported: the averaged one if the recipe averages."""
-        return self.averaged or self.model
+        return self.averaged.module if self.averaged else self.model
 
     def state_dict(self) -> dict:
         return {
@@ -201,6 +198,8 @@ class _Training:
             restore_random_states(state["random_states"])
             self.epoch, self.history, self.steps = state["epoch"], state["history"], state["steps"]
             self.log, self.sessions = state["log"], state["sessions"]
+            if self.averaged:
+                self.averaged.n_averaged.fill_(len(self.steps))
             # What is used later, used now: a wrong type is found while nothing is written yet.
             json.dumps([self.epoch + 0, self.history, self.steps, self.sessions, "\n".join(self.log)])
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -255,7 +254,7 @@ class _Training:
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
                 if self.averaged:
-                    self._average(len(self.steps))
+                    self.averaged.update_parameters(self.model)
                 with torch.no_grad():
                     # Without smoothing, so that the curves of train and test can be compared.
                     plain = loss_function(logits, labels) if recipe.label_smoothing else loss
@@ -288,15 +287,14 @@ class _Training:
             "images": images_seen,
         }
 
-    @torch.no_grad()
-    def _average(self, step: int) -> None:
-        """Exponential moving average of weights and BatchNorm statistics, after step `step` (from 0).
+    def _average(self, averages: list[Tensor], currents: list[Tensor], averaged: Tensor) -> None:
+        """Exponential moving average of weights and BatchNorm statistics, as AveragedModel calls it after a step.
 
-        It is short at first, so that it does not hold on to the initial weights: the decay is step / (9 + step)
-        until that reaches the recipe's. torch's AveragedModel would make the host wait for a GPU at every step.
+        It is short at first, so that it does not hold on to the initial weights: after step k (from 0) the decay
+        is k / (9 + k) until that reaches the recipe's.
         """
-        decay = min(self.recipe.ema_decay, step / (9 + step))
-        torch._foreach_lerp_(self.averages, self.currents, 1 - decay)
+        step = len(self.steps)  # the same as `averaged`, which would have to be read back from a GPU
+        get_ema_multi_avg_fn(min(self.recipe.ema_decay, step / (9 + step)))(averages, currents, averaged)
 
     def note_session(self) -> None:
         """Record what trains from here on: a run may be resumed on another machine or version."""

@@ -8,14 +8,16 @@ import pytest
 
 from helpers import checklist as module
 from helpers.checklist import checklist
+from helpers.checkpoints import save_checkpoint
 from helpers.data import CIFAR10_FINGERPRINT
 from helpers.errors import CourseError
 from helpers.lr_finder import RangeTest, swept_values
+from helpers.models import make_model
 from helpers.recipes import RECIPES, as_dict, changed, with_epochs
 from helpers.runs import Run, configuration
 
 CUSTOM = RECIPES["custom_resnet"]
-DEMANDS = [text for text, _ in module.DEMANDS["custom_resnet"]]
+DEMANDS = [text for text, _ in module.CUSTOM_RESNET]
 CIFAR10 = {
     "name": "cifar10",
     "classes": [str(k) for k in range(10)],
@@ -89,11 +91,75 @@ def test_each_demand_fails_for_a_run_that_breaks_it(tmp_path, broken, demand):
     assert any(text.startswith(demand) for text in failing(make_run(tmp_path / "run", **broken)))
 
 
-def test_network_without_a_list_is_refused(tmp_path):
-    run = make_run(tmp_path / "run")
-    config = run.config | {"recipe": as_dict(RECIPES["resnet18_layernorm"])}
-    with pytest.raises(CourseError, match="no checklist for resnet18"):
-        checklist(dataclasses.replace(run, config=config))
+PLATEAU = {norm: RECIPES[f"resnet18_{norm}norm"] for norm in ("batch", "layer")}
+
+
+def make_plateau_run(folder, recipe, data=CIFAR10, accuracy=92.0, curve=None, saved=None):
+    """A finished run whose validation accuracy rises, stalls for six epochs, and rises again."""
+    epochs = np.arange(1, recipe.epochs + 1)
+    values = 80 + 0.1 * np.where(epochs <= 10, epochs, np.maximum(10, epochs - 6))
+    steps_per_epoch, lr = 10, np.full(recipe.epochs, getattr(recipe.schedule, "lr", 0.1))
+    lr[:3] *= [1 / 3, 2 / 3, 1]  # three epochs of warm-up
+    lr[13:] *= 0.2  # no better than epoch 10: 11, 12 and 13, then again 14, 15 and 16
+    lr[16:] *= 0.2
+    column = getattr(recipe.schedule, "monitor", "val_acc")
+    history = {"epoch": epochs, column: values, "val_acc": values, "test_acc": values}
+    history["lr"] = lr if curve is None else curve(lr)
+    folder.mkdir()
+    if saved != 0:
+        save_checkpoint(folder / "best.pt", {"model": {}, "epoch": saved or recipe.epochs})
+    config = json.loads(json.dumps(configuration(recipe, data, 0)))
+    reported = {"test_acc": accuracy, "epoch": recipe.epochs, "chosen_by": recipe.select}
+    steps = {"step": np.arange(steps_per_epoch * recipe.epochs)}
+    return Run(folder, config, history, steps, "", {"reported": reported})
+
+
+@pytest.mark.parametrize("norm", PLATEAU)
+def test_plateau_assignment_kept_meets_every_demand(tmp_path, norm):
+    run = make_plateau_run(tmp_path / "run", PLATEAU[norm])
+    assert failing(run) == []
+    evidence = {demand.text: demand.evidence for demand in checklist(run)}
+    assert list(evidence) == [text for text, _ in module.RESNET18[norm]]
+    assert any("reduced after epochs 13, 16" in text for text in evidence.values())
+
+
+def turned(recipe, degrees):
+    *rest, (name, arguments) = recipe.augmentation
+    return dataclasses.replace(recipe, augmentation=(*rest, (name, arguments | {"limit": (-degrees, degrees)})))
+
+
+def test_brief_that_was_not_kept_is_told(tmp_path):
+    """The published solution whose brief demanded LayerNorm, judged by that brief."""
+    run = make_plateau_run(tmp_path / "run", RECIPES["published_s11_plateau_batchnorm"], accuracy=84.5)
+    model = make_model(run.recipe, 10)
+    met, evidence = dict(module.RESNET18["layer"])["layer normalisation only, behind every convolution"](run, model)
+    assert not met and evidence == "20 layers of BatchNorm"
+
+
+@pytest.mark.parametrize(
+    ("broken", "demand"),
+    [
+        ({"recipe": turned(PLATEAU["layer"], 15)}, "RandomCrop 32"),
+        ({"recipe": dataclasses.replace(PLATEAU["layer"], augmentation=())}, "RandomCrop 32"),
+        ({"recipe": dataclasses.replace(PLATEAU["batch"], augmentation=())}, "Albumentations"),
+        ({"recipe": changed(PLATEAU["layer"], {"epochs": 41})}, "40 epochs"),
+        ({"recipe": changed(PLATEAU["batch"], {"epochs": 40})}, "50 epochs"),
+        ({"recipe": changed(PLATEAU["layer"], {"loss": "cross_entropy_of_softmax"})}, "Softmax once"),
+        ({"curve": lambda lr: np.full_like(lr, lr.max())}, "ReduceLROnPlateau"),
+        ({"recipe": dataclasses.replace(PLATEAU["layer"], schedule=CUSTOM.schedule)}, "ReduceLROnPlateau"),
+        ({"recipe": changed(PLATEAU["layer"], {"monitor": "test_acc"})}, "Held-out"),
+        ({"recipe": changed(PLATEAU["layer"], {"select": "test_acc"})}, "Held-out"),
+        ({"saved": 0}, "Best model saved"),
+        ({"saved": 39}, "Best model saved"),
+        ({"recipe": changed(PLATEAU["layer"], {"select": "last"})}, "Best model saved"),
+        ({"accuracy": 84.4}, "At least the published 84.50"),
+        ({"recipe": PLATEAU["batch"], "accuracy": 91.7}, "At least the published 91.77"),
+        ({"data": CIFAR10 | {"fingerprint": "of other images"}}, "At least the published"),
+    ],
+)
+def test_each_plateau_demand_fails_for_a_run_that_breaks_it(tmp_path, broken, demand):
+    run = make_plateau_run(tmp_path / "run", **{"recipe": PLATEAU["layer"]} | broken)
+    assert any(text.startswith(demand) for text in failing(run))
 
 
 def test_unfinished_run_is_refused(tmp_path):

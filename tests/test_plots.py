@@ -9,7 +9,7 @@ matplotlib.use("agg")
 from helpers import plots
 from helpers.data import Data, Split, channel_statistics
 from helpers.lr_finder import RangeTest
-from helpers.recipes import RECIPES, with_epochs
+from helpers.recipes import RECIPES, Plateau, with_epochs
 from helpers.runs import HISTORY_COLUMNS, Run, configuration
 
 
@@ -106,3 +106,43 @@ def test_triangular_bounds_are_dashed_lines_without_arrows():
 def test_unfinished_run_has_curves_too(tmp_path):
     run = dataclasses.replace(make_run(tmp_path, ["cat", "dog"]), summary=None)
     assert "custom_resnet" in texts(plots.plot_curves(run))
+
+
+def test_comparison_shows_every_run_by_its_recorded_figures(tmp_path):
+    runs = [make_run(tmp_path, ["cat", "dog"], f"resnet18_{norm}norm") for norm in ("batch", "layer")]
+    figure = plots.plot_comparison(runs)
+    for ax, split in zip(figure.axes, ("train", "val"), strict=True):
+        assert [list(line.get_ydata()) for line in ax.lines] == [list(run.history[f"{split}_acc"]) for run in runs]
+        assert [list(line.get_markevery()) for line in ax.lines] == [[2], [2]]  # the first epoch at the lower rate
+    for part in (
+        "resnet18_batchnorm · pets · seed 3",
+        "resnet18_layernorm: changed: ",
+        "limited to 40",
+        "CPU, float32",
+    ):
+        assert part in texts(figure)
+
+
+def test_comparison_without_validation_images_says_test(tmp_path):
+    run = make_run(tmp_path, ["cat", "dog"], "published_s11_plateau_layernorm")
+    run.history["val_acc"][:] = np.nan
+    figure = plots.plot_comparison([run])
+    assert list(figure.axes[1].lines[0].get_ydata()) == list(run.history["test_acc"])
+    assert "test " in texts(figure) and "validation" not in texts(figure)
+
+
+def test_plateau_figure_fills_improvements_and_shades_the_patience():
+    figure = plots.plot_plateau(Plateau(lr=1.0, monitor="val_loss", factor=0.1, patience=1), [3, 2, 2.5, 2.2, 1.5])
+    top, bottom = figure.axes
+    improved, others = top.lines[1:]
+    assert (list(improved.get_xdata()), list(others.get_xdata())) == ([1, 2, 5], [3, 4])
+    assert list(bottom.lines[0].get_ydata()) == pytest.approx([1, 1, 1, 1, 0.1])
+    shaded = top.patches[0]
+    assert (shaded.get_x(), shaded.get_x() + shaded.get_width()) == (2.5, 4.5)  # epochs 3 and 4
+
+
+def test_normalisation_figure_groups_columns_and_rows():
+    for ax, axis in zip(plots.plot_normalised_together(4, 6).axes, (0, 1), strict=True):
+        groups = np.asarray(ax.collections[0].get_array()).reshape(4, 6)
+        assert (groups == groups.take([0], axis=axis)).all()  # alike along the axis ...
+        assert len(np.unique(groups)) == groups.shape[1 - axis]  # ... and only along it

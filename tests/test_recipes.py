@@ -342,3 +342,9 @@ def test_get_recipe_lists_all_when_nothing_is_near():
 def test_recipes_cannot_be_changed_in_place():
     with pytest.raises(dataclasses.FrozenInstanceError):
         CUSTOM.epochs = 1
+
+
+def test_another_kind_of_schedule_is_a_difference_too():
+    other = dataclasses.replace(recipes.get_recipe("resnet18_layernorm"), schedule=recipes.OneCycle(0.4, 0.01, 5))
+    listed = recipes.differences(other)
+    assert "lr_max=0.4 (recipe: None)" in listed and "patience=None (recipe: 2)" in listed

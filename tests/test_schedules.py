@@ -6,7 +6,7 @@ import torch
 
 from helpers.errors import CourseError
 from helpers.recipes import RECIPES, OneCycle, Plateau
-from helpers.schedules import make_schedule, momentum_of, one_cycle, triangular
+from helpers.schedules import make_schedule, momentum_of, one_cycle, plateau_lrs, triangular
 
 
 def optimizer_for(name="SGD", lr=0.1):
@@ -138,3 +138,10 @@ def test_schedule_state_survives_a_restart():
                 optimizer.load_state_dict(lr)
                 schedule.load_state_dict(state)
     assert lrs[0] == lrs[1]
+
+
+def test_learning_rates_of_a_course_by_hand():
+    """Two warm-up epochs of four steps each; the third epoch without improvement ends with a reduction."""
+    plateau = Plateau(lr=1.0, monitor="val_acc", factor=0.1, patience=2, warmup_epochs=2)
+    lrs = plateau_lrs(plateau, [50, 60, 59, 60, 58, 61], steps_per_epoch=4)
+    assert lrs == pytest.approx([0.5, 1, 1, 1, 1, 0.1])

@@ -260,8 +260,8 @@ def test_average_of_the_weights_follows_its_formula(data):
     torch.manual_seed(0)
     state = training._Training(recipe, 10, len(loader), device)
     weights = []
-    average = state._average
-    state._average = lambda step: (weights.append(state.model.fc.weight.detach().clone()), average(step))
+    update = state.averaged.update_parameters
+    state.averaged.update_parameters = lambda model: (weights.append(model.fc.weight.detach().clone()), update(model))
     state._train_epoch(loader)
     expected = weights[0]  # the average starts with the first weights
     for step, weight in enumerate(weights[1:], start=1):

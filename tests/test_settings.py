@@ -1,0 +1,27 @@
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from helpers import settings
+from helpers.errors import CourseError
+
+
+@pytest.mark.parametrize(("fast", "folder"), [("", "cifar10-runs"), ("1", "cifar10-runs/fast")])
+def test_runs_are_kept_on_the_drive_when_asked_for(monkeypatch, fast, folder):
+    """Colab's own module is stood in for: what counts is what it is asked to mount, and where runs go then."""
+    mounted = []
+    colab = SimpleNamespace(drive=SimpleNamespace(mount=mounted.append))
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    monkeypatch.setenv("COURSE_FAST", fast)
+    monkeypatch.setenv("COURSE_RUNS", "somewhere/else")
+    settings.keep_runs_on_drive()
+    assert mounted == ["/content/drive"]
+    assert str(settings.runs_folder()) == f"/content/drive/MyDrive/{folder}"
+
+
+def test_drive_outside_colab_is_refused(monkeypatch):
+    monkeypatch.setenv("COURSE_RUNS", "somewhere")
+    with pytest.raises(CourseError, match="in Colab only"):
+        settings.keep_runs_on_drive()
+    assert settings.runs_folder().name == "somewhere"
