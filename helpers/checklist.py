@@ -1,5 +1,6 @@
 """The assignment's demands, each checked against what a run recorded and what its network holds."""
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from torch import nn
 from helpers.checkpoints import load_checkpoint
 from helpers.data import CIFAR10_FINGERPRINT
 from helpers.errors import CourseError
+from helpers.gradcam import COARSEST
 from helpers.lr_finder import load_lr, swept_values
 from helpers.models import make_model
 from helpers.recipes import Plateau
@@ -36,12 +38,43 @@ def checklist(run: Run) -> list[Demand]:
 
     Raises CourseError for an unfinished run.
     """
-    if run.summary is None:
-        raise CourseError(f"{run.folder} is not finished: run the same command or notebook again to go on.")
+    run.check_finished()
     recipe = run.recipe
     demands = CUSTOM_RESNET if recipe.model == "custom_resnet" else RESNET18[recipe.norm]
     model = make_model(recipe, len(run.config["data"]["classes"]))
     return [Demand(text, *check(run, model)) for text, check in demands]
+
+
+def gallery_checklist(run: Run) -> list[Demand]:
+    """The demands on galleries and heatmaps, checked against `gallery.json`, which `galleries.save_gallery` left.
+
+    Raises CourseError if there is none.
+    """
+    path = run.folder / "gallery.json"
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+        counts = {kind: len(set(made[kind])) for kind in ("correct", "misclassified")}
+        name, size, accuracy = made["layer"], made["map_size"], made["accuracy"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CourseError(
+            f"{path} is missing or damaged: `python -m helpers gallery {run.folder}` makes it."
+        ) from error
+    wanted = 25 if run.recipe.model == "resnet18" and run.recipe.norm == "batch" else 20
+    reported = run.summary["reported"]["test_acc"]
+    return [
+        Demand(f"{wanted} correct images", counts["correct"] >= wanted, f"{counts['correct']} shown"),
+        Demand(f"{wanted} misclassified images", counts["misclassified"] >= wanted, f"{counts['misclassified']} shown"),
+        Demand(
+            "GradCAM of the same images, on maps of at least 5x5",
+            min(size) >= COARSEST,
+            f"of {name}, {size[0]}x{size[1]}; gallery and heatmaps are drawn from one selection",
+        ),
+        Demand(
+            "Chosen from the whole test set, by the network that was reported",
+            abs(accuracy - reported) < 0.1,  # another device or precision may turn a few images
+            f"{accuracy:.2f} % of these predictions are correct; the run reports {reported:.2f} %",
+        ),
+    ]
 
 
 def _custom_channels(run: Run, model: nn.Module) -> tuple[bool, str]:

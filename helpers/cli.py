@@ -7,6 +7,11 @@ from pathlib import Path
 from helpers import recipes, settings
 from helpers.errors import CourseError
 
+# The keys of galleries.ORDERS and gradcam.METHODS, whose import takes seconds.
+ORDERS = ("first", "confident", "per-class")
+METHODS = ("gradcam", "gradcam++")
+MOST_IMAGES = 100  # galleries.MOST
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -34,6 +39,20 @@ def build_parser() -> argparse.ArgumentParser:
             help="a few steps on little data, to see that everything works; no result")  # fmt: skip
         add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
             help="change values of the recipe, for instance lr_max=0.2")  # fmt: skip
+    gallery = commands.add_parser(
+        "gallery",
+        help="show what a finished run got right and wrong, with GradCAM",
+        description="Write galleries of correct and misclassified test images, with GradCAM heatmaps, into the folder "
+        "of a finished run.",
+    )
+    add = gallery.add_argument
+    add("run", metavar="RUN", help="a run folder, or its name among the runs")
+    add("--runs", metavar="DIR", help="where run folders are (default: runs)")
+    add("--data", metavar="D", help="the data of the run (default: what it was trained on)")
+    add("--count", default="20", metavar="N", help="how many images of each kind (default: 20)")
+    add("--order", default="confident", choices=ORDERS, help="of the images (default: confident)")
+    add("--layer", help="the block to explain (default: the deepest with maps of at least 5x5)")
+    add("--method", default="gradcam", choices=METHODS, help="(default: gradcam)")
     train.add_argument("--epochs", metavar="N", help="train N epochs, the schedule stretched or squeezed to them")
     return parser
 
@@ -41,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
-        {"train": run_train, "lr-find": run_lr_find}[options.command](options)
+        {"train": run_train, "lr-find": run_lr_find, "gallery": run_gallery}[options.command](options)
     except CourseError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -51,12 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _whole_number(text: str | None, option: str, least: int = 1, most: int = 10**9) -> int | None:
+def _whole_number(text: str | None, option: str, least: int = 1, most: int = 2**32 - 1) -> int | None:
     """The option as a whole number; argparse's own message would be less helpful."""
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 12 and least <= int(text) <= most):
-        raise CourseError(f"{option} has to be a whole number of {least} or more, not {text[:20]}.")
+        bounds = f"of {least} or more" if most >= 2**32 - 1 else f"from {least} to {most}"
+        raise CourseError(f"{option} has to be a whole number {bounds}, not {text[:20]}.")
     return int(text)
 
 
@@ -64,7 +84,7 @@ def _prepare(options: argparse.Namespace) -> tuple:
     """What both commands need: recipe, data, folder of the runs, seed. All words are checked before data is read."""
     epochs = _whole_number(getattr(options, "epochs", None), "--epochs")
     limit = _whole_number(options.limit, "--limit") or (recipes.FAST_LIMIT if options.fast else None)
-    seed = _whole_number(options.seed, "--seed", least=0, most=2**32 - 1)
+    seed = _whole_number(options.seed, "--seed", least=0)
     recipe = recipes.get_recipe(options.recipe, fast=options.fast)
     if epochs:
         recipe = recipes.with_epochs(recipe, epochs)
@@ -76,11 +96,14 @@ def _prepare(options: argparse.Namespace) -> tuple:
     from helpers.data import load_data
 
     data = load_data(options.data, limit=limit)
+    _draw_to_files()
+    return recipe, data, runs, seed
 
+
+def _draw_to_files() -> None:
     import matplotlib
 
-    matplotlib.use("agg")  # figures are written to files; a screen is not needed
-    return recipe, data, runs, seed
+    matplotlib.use("agg")  # a screen is not needed
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -110,3 +133,30 @@ def run_lr_find(options: argparse.Namespace) -> None:
     bounds = f"lr_min={result.lr_min:g} lr_max={result.lr_max:g}"
     print(f"Train with it: python -m helpers train {recipe.name} --set {bounds}")
     print(f"Curve: {curve}")
+
+
+def run_gallery(options: argparse.Namespace) -> None:
+    count = _whole_number(options.count, "--count", most=MOST_IMAGES)
+    folder = Path(options.run).expanduser()
+    if not folder.exists():
+        folder = (Path(options.runs).expanduser() if options.runs else settings.runs_folder()) / options.run
+
+    from helpers.runs import load_run
+
+    run = load_run(folder)
+    made_of = run.config["data"]
+
+    from helpers.data import load_data
+    from helpers.models import load_model
+
+    model = load_model(run)
+    source = options.data or settings.data_given() or made_of["name"]
+    data = load_data(source, limit=max(made_of["train_images"], made_of["test_images"]))
+    _draw_to_files()
+
+    from helpers import galleries
+
+    choice = {"order": options.order, "layer": options.layer, "method": options.method}
+    made = galleries.save_gallery(run, data, model, count=count, **choice)
+    print(f"{run.title}: wrote {', '.join(path.name for path in made)}")
+    print(f"Run folder: {folder}")

@@ -52,7 +52,7 @@ def save(figure: Figure, path: Path) -> Path:
 
 def _label(figure: Figure, title: str, provenance: str = "", notes: Sequence[str] = ()) -> Figure:
     """The title above, under it what a reader must not overlook, and below where it was measured."""
-    width = int(figure.get_figwidth() * 14)
+    width = int(figure.get_figwidth() * 12)
     lines = [line for note in notes for line in textwrap.wrap(note, width)]
     style = {"fontsize": 10, "color": NOTED} if lines else {"fontsize": 11}
     text = "\n".join((title, *lines)).replace("$", r"\$")
@@ -62,8 +62,10 @@ def _label(figure: Figure, title: str, provenance: str = "", notes: Sequence[str
     return figure
 
 
-def _label_run(figure: Figure, run: Run) -> Figure:
-    return _label(figure, run.title, run.provenance, run.config["notes"])
+def label_run(figure: Figure, run: Run, subtitle: str = "") -> Figure:
+    """What every figure of a run says: the run, what is shown, what a reader must not overlook, the machine."""
+    title = "\n".join((run.title, *textwrap.wrap(subtitle, int(figure.get_figwidth() * 11))))
+    return _label(figure, title, run.provenance, run.config["notes"])
 
 
 def _write(ax: Axes, text: str, at: tuple, dx: float = 0, dy: float = 0, **style) -> None:
@@ -123,7 +125,7 @@ def plot_schedule(run: Run) -> Figure:
     twin.margins(y=0.3)
     twin.grid(False)
     twin.spines["right"].set_visible(True)
-    return _label_run(figure, run)
+    return label_run(figure, run)
 
 
 def _total_steps(run: Run) -> int:
@@ -153,7 +155,7 @@ def plot_curves(run: Run) -> Figure:
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0][0].set_title("training", color=COLOURS["train"])
     axes[0][1].set_title(" and ".join(NAMES[name] for name in right), color=COLOURS[right[-1]])
-    return _label_run(figure, run)
+    return label_run(figure, run)
 
 
 def plot_comparison(runs: Sequence[Run]) -> Figure:
@@ -226,7 +228,8 @@ def plot_normalised_together(images: int = 4, channels: int = 6) -> Figure:
     return _label(figure, "Cells of one colour are normalised with the same mean and variance")
 
 
-def _class_names(names: Sequence[str]) -> list[str]:
+def class_names(names: Sequence[str]) -> list[str]:
+    """As matplotlib shows them: a dollar sign begins no formula."""
     return [name.replace("$", r"\$") for name in names]
 
 
@@ -236,7 +239,7 @@ def _confusion(run: Run) -> np.ndarray:
 
 def plot_class_accuracy(run: Run) -> Figure:
     """The share of each class's test images that was classified correctly, the lowest first (30 at most)."""
-    confusion, classes = _confusion(run), _class_names(run.config["data"]["classes"])
+    confusion, classes = _confusion(run), class_names(run.config["data"]["classes"])
     accuracy = 100 * confusion.diagonal() / confusion.sum(axis=1)
     order = np.argsort(accuracy)[:MOST_CLASSES][::-1]  # drawn from below, so the lowest stands on top
     figure, ax = plt.subplots(figsize=(8, 0.34 * len(order) + 1.2))
@@ -249,12 +252,12 @@ def plot_class_accuracy(run: Run) -> Figure:
     _write(ax, f"all {overall:.2f}", (overall, 1.01), xycoords=("data", "axes fraction"), ha="center", color=GREY)
     ax.set(xlabel="test accuracy (%)", xlim=(0, 100))
     ax.grid(False, axis="y")
-    return _label_run(figure, run)
+    return label_run(figure, run)
 
 
 def plot_confusion_matrix(run: Run) -> Figure:
     """Counts of test images by actual class (rows) and predicted class (columns), written out up to 30 classes."""
-    confusion, classes = _confusion(run), _class_names(run.config["data"]["classes"])
+    confusion, classes = _confusion(run), class_names(run.config["data"]["classes"])
     wrong = confusion - np.diag(confusion.diagonal())
     figure, ax = plt.subplots(figsize=(8, 6.6))
     few = len(classes) <= MOST_CLASSES
@@ -263,7 +266,7 @@ def plot_confusion_matrix(run: Run) -> Figure:
     sns.heatmap(wrong, square=True, ax=ax, xticklabels=classes, yticklabels=classes, **scale, **cells)
     ax.set(xlabel="predicted class", ylabel="actual class")
     ax.grid(False)
-    return _label_run(figure, run)
+    return label_run(figure, run)
 
 
 def save_run_figures(run: Run) -> list[Path]:
@@ -277,9 +280,9 @@ def save_run_figures(run: Run) -> list[Path]:
     return [save(plot(run), run.folder / name) for name, plot in figures.items()]
 
 
-def show_image(ax: Axes, image: np.ndarray, title: str = "") -> None:
+def show_image(ax: Axes, image: np.ndarray, title: str = "", **style) -> None:
     """One image, its pixels unblurred, without axes."""
-    ax.imshow(image, interpolation="nearest")
+    ax.imshow(image, interpolation="nearest", **style)
     ax.set_title(title, fontsize=9)
     ax.axis("off")
 
@@ -288,7 +291,7 @@ def plot_classes(data: Data, per_class: int = 8) -> Figure:
     """The first training images of every class (of 30 at most)."""
     rows = min(len(data.classes), MOST_CLASSES)
     figure, axes = plt.subplots(rows, per_class, figsize=(per_class * 0.8 + 1, rows * 0.8 + 0.5))
-    for label, name in enumerate(_class_names(data.classes[:rows])):
+    for label, name in enumerate(class_names(data.classes[:rows])):
         images = data.train.images[np.flatnonzero(data.train.labels == label)[:per_class]]
         for ax, image in zip(axes[label], images, strict=False):
             show_image(ax, image)

@@ -47,6 +47,11 @@ class Run:
         """Where it was trained: device, precision, version; empty until the run is finished."""
         return "{device}, {precision}, torch {torch}".format(**self.summary) if self.summary else ""
 
+    def check_finished(self) -> None:
+        """Raises CourseError for a run that was interrupted."""
+        if self.summary is None:
+            raise CourseError(f"{self.folder} is not finished: run the same command or notebook again to go on.")
+
 
 def configuration(recipe: Recipe, data: dict, seed: int) -> dict:
     """What decides the outcome of a run, as JSON types; `notes` says what a reader must not overlook."""
@@ -114,7 +119,8 @@ def load_run(folder: Path) -> Run:
         return run
     except FileNotFoundError as error:
         raise CourseError(
-            f"{folder} holds no run ({Path(error.filename).name} is missing): train one with `python -m helpers train`."
+            f"{folder} holds no run ({Path(error.filename).name} is missing): train one with notebook 02 or 03, "
+            "or with `python -m helpers train`."
         ) from error
     except (OSError, ValueError, AttributeError) as error:
         raise CourseError(f"The run folder {folder} is damaged ({error}): move it away to train afresh.") from error

@@ -14,8 +14,13 @@ from helpers.recipes import FAST_LIMIT
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def data_given() -> str:
+    """COURSE_DATA, or nothing."""
+    return os.environ.get("COURSE_DATA", "")
+
+
 def data_source() -> str:
-    return os.environ.get("COURSE_DATA") or "cifar10"
+    return data_given() or "cifar10"
 
 
 def runs_folder(fast_mode: bool | None = None) -> Path:

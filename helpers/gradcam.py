@@ -1,0 +1,79 @@
+"""Where a network looked: GradCAM heatmaps (Selvaraju et al. 2017), computed by pytorch-grad-cam."""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor, nn
+
+from helpers.data import SIZE
+from helpers.errors import CourseError
+
+METHODS = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus}
+COARSEST = 5  # positions a side: smaller maps say little more than "somewhere"
+
+
+def map_sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Height and width of the maps that each block (a direct child) of a network makes of a 32x32 image.
+
+    Blocks whose output has no positions left, such as the last pooling, are no layers for GradCAM.
+    """
+    sizes = {}
+    network = _float32_copy(model)
+    for name, block in network.named_children():
+        block.register_forward_hook(lambda _, __, output, name=name: sizes.update({name: tuple(output.shape[2:])}))
+    with torch.no_grad():
+        network(torch.zeros(1, 3, SIZE, SIZE, device=next(network.parameters()).device))
+    return {name: size for name, size in sizes.items() if len(size) == 2 and size != (1, 1)}
+
+
+def pick_layer(model: nn.Module, name: str | None = None) -> tuple[str, tuple[int, int]]:
+    """The block to explain, and the size of its maps: the one named, or the deepest that is not too coarse.
+
+    Deep layers know classes, but their maps are coarse: the last one of our networks has 4x4 positions. So
+    the deepest of at least 5x5 is taken, here 8x8. Raises CourseError for an unknown name.
+    """
+    sizes = map_sizes(model)
+    if name is None:
+        fine = [block for block, size in sizes.items() if min(size) >= COARSEST]
+        name = fine[-1] if fine else max(sizes, key=lambda block: min(sizes[block]))
+    if name not in sizes:
+        known = ", ".join(f"{block} ({height}x{width})" for block, (height, width) in sizes.items())
+        raise CourseError(f"The network has no layer {name!r} with maps; choose one of {known}.")
+    return name, sizes[name]
+
+
+def check_method(method: str) -> None:
+    if method not in METHODS:
+        raise CourseError(f"There is no method {method!r}: choose one of {', '.join(METHODS)}.")
+
+
+@torch.inference_mode(False)  # a copy made in inference mode could not be differentiated
+def heatmaps(
+    model: nn.Module, images: Tensor, classes: Sequence[int], layer: str | None = None, method: str = "gradcam"
+) -> np.ndarray:
+    """What speaks for class `classes[k]` in image k, as maps (N, H, W), each scaled to fill [0, 1].
+
+    `images` (N, 3, H, W) are normalised as for the network. It works on a float32 copy in evaluation mode, so the
+    model keeps its mode, gradients, weights and hooks; a compiled model is copied without its compilation.
+    Raises CourseError for an unknown layer or method, and for classes that are not one for each image.
+    """
+    check_method(method)
+    if len(classes) != len(images):  # the library would answer with empty maps
+        raise CourseError(f"{len(images)} images need as many classes to explain, not {len(classes)}.")
+    network = _float32_copy(model).requires_grad_(True)
+    name, _ = pick_layer(model, layer)
+    cam = METHODS[method](network, [network.get_submodule(name)])
+    images = images.detach().to(next(network.parameters()).device, torch.float32).clone()
+    try:
+        with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+            return cam(images, [ClassifierOutputTarget(int(label)) for label in classes])
+    finally:
+        cam.activations_and_grads.release()
+
+
+def _float32_copy(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(getattr(model, "_orig_mod", model)).float().eval()

@@ -1,0 +1,200 @@
+"""Galleries: the right images in the right order, the same ones everywhere, and pictures that show them."""
+
+import dataclasses
+import json
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+matplotlib.use("agg")
+from test_cli import helpers
+
+from helpers import cli, galleries, gradcam
+from helpers.augmentation import denormalise, normalise
+from helpers.checklist import gallery_checklist
+from helpers.data import load_data
+from helpers.errors import CourseError
+from helpers.models import load_model
+from helpers.recipes import get_recipe
+from helpers.training import train
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A tiny run on synthetic pictures, its network, its data."""
+    data = load_data("synthetic", limit=60)
+    recipe = dataclasses.replace(get_recipe("custom_resnet", fast=True), epochs=1)
+    recipe = dataclasses.replace(recipe, batch_size=16, schedule=dataclasses.replace(recipe.schedule, peak_epoch=0.5))
+    run = train(recipe, data, tmp_path_factory.mktemp("runs"), report=lambda line: None)
+    return run, load_model(run), data
+
+
+@pytest.fixture(scope="module")
+def predictions(trained):
+    run, model, data = trained
+    return galleries.predict_test(run, model, data)
+
+
+def made_up():
+    """Eight predictions: images 1, 3, 4, 6 and 7 are wrong."""
+    return galleries.Selection(
+        indices=np.arange(8),
+        actual=np.array([0, 0, 1, 1, 1, 2, 2, 0]),
+        predicted=np.array([0, 1, 1, 0, 2, 2, 0, 1]),
+        confidence=np.array([0.9, 0.5, 0.8, 0.5, 0.9, 0.7, 0.6, 0.95]),
+        kind="",
+        available=8,
+    )
+
+
+def test_misclassified_are_those_a_direct_prediction_gets_wrong(trained, predictions):
+    run, model, data = trained
+    with torch.no_grad():
+        logits = model(normalise(data.test.images, data.mean, data.std))
+    wrong = np.flatnonzero(logits.argmax(dim=1).numpy() != data.test.labels)
+    chosen = galleries.select(predictions, correct=False, count=100, order="first")
+    # In bfloat16 two nearly equal logits may change places.
+    assert len(np.setxor1d(chosen.indices, wrong)) <= 1
+    assert abs(100 * np.mean(predictions.actual == predictions.predicted) - run.summary["reported"]["test_acc"]) < 1e-9
+    np.testing.assert_array_equal(predictions.actual, data.test.labels)
+
+
+@pytest.mark.parametrize(
+    ("order", "correct", "expected"),
+    [
+        ("first", False, [1, 3, 4, 6, 7]),
+        ("first", True, [0, 2, 5]),
+        ("confident", False, [7, 4, 6, 1, 3]),  # 1 and 3 are equally confident: the test set's order
+        ("confident", True, [0, 2, 5]),
+        ("per-class", False, [7, 4, 6, 1, 3]),  # the best of classes 0, 1, 2, then the seconds of 0 and 1
+    ],
+)
+def test_orders_by_hand(order, correct, expected):
+    chosen = galleries.select(made_up(), correct=correct, count=5, order=order)
+    assert chosen.indices.tolist() == expected
+    assert galleries.select(made_up(), correct=correct, count=2, order=order).indices.tolist() == expected[:2]
+    np.testing.assert_array_equal(chosen.confidence, made_up().confidence[expected])
+
+
+def test_title_says_how_many_of_how_many():
+    wrong = galleries.select(made_up(), correct=False, count=3)
+    assert wrong.title == "3 of 5 misclassified test images, the most confident first"
+    assert wrong[:1].title.startswith("1 of 5 misclassified")
+    assert galleries.select(made_up(), correct=False, count=20).title.startswith("All 5 misclassified")
+
+
+def test_confused_pairs_are_counted():
+    assert galleries.confused_pairs(made_up(), 2) == [(0, 1, 2), (1, 0, 1)]
+
+
+def panels(figure):
+    return [ax for ax in figure.axes if ax.images]
+
+
+def test_gallery_and_heatmaps_show_the_same_images(trained, predictions):
+    run, model, data = trained
+    wrong = galleries.select(predictions, correct=False, count=7)
+    shown = panels(galleries.plot_gallery(run, data, wrong))
+    explained = panels(galleries.plot_gradcam(run, data, model, wrong))
+    assert len(shown) == 7 and len(explained) == 3 * 7
+    names = data.classes
+    for k, index in enumerate(wrong.indices):
+        for ax in (shown[k], explained[3 * k]):
+            np.testing.assert_array_equal(ax.images[0].get_array(), data.test.images[index])
+            assert ax.images[0].get_interpolation() == "nearest"
+        actual, predicted = names[data.test.labels[index]], names[wrong.predicted[k]]
+        assert shown[k].get_title() == f"{actual} / {predicted}\n{100 * wrong.confidence[k]:.1f} %"
+        assert explained[3 * k + 1].get_title() == f"for predicted\n{predicted}"
+        assert explained[3 * k + 2].get_title() == f"for actual\n{actual}"
+    heat = gradcam.heatmaps(model, normalise(data.test.images[wrong.indices], data.mean, data.std), wrong.actual)
+    np.testing.assert_allclose(explained[-1].images[1].get_array(), heat[-1], atol=1e-6)
+
+
+def test_denormalised_pictures_are_the_original_ones(trained):
+    _, _, data = trained
+    seen = normalise(data.test.images, data.mean, data.std)
+    np.testing.assert_array_equal(denormalise(seen, data.mean, data.std), data.test.images)
+
+
+def test_layers_figure_has_a_panel_for_each_layer(trained, predictions):
+    run, model, data = trained
+    wrong = galleries.select(predictions, correct=False, count=2)
+    figure = galleries.plot_gradcam_layers(run, data, model, wrong, method="gradcam++")
+    assert len(panels(figure)) == 2 * (1 + len(gradcam.map_sizes(model)))
+    assert "GradCAM++" in figure.get_suptitle() and panels(figure)[4].get_title() == "layer3\n4x4"
+
+
+def test_nothing_to_show_is_said(trained):
+    run, _, data = trained
+    right = made_up()[np.array([0, 2, 5])]
+    none = galleries.select(right, correct=False, count=5)
+    assert len(none) == 0
+    with pytest.raises(CourseError, match="no test image is misclassified"):
+        galleries.plot_gallery(run, data, none)
+    with pytest.raises(CourseError, match="every test image is classified correctly"):
+        galleries.plot_confused_pairs(run, data, right)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [({"order": "best"}, "no order 'best'"), ({"count": 0}, "from 1 to 100"), ({"count": 101}, "from 1 to 100")],
+)
+def test_bad_selection_gets_a_sentence(arguments, sentence):
+    with pytest.raises(CourseError, match=sentence):
+        galleries.select(made_up(), **{"correct": False, "count": 5} | arguments)
+
+
+def test_other_data_and_unfinished_runs_are_refused(trained):
+    run, model, _ = trained
+    with pytest.raises(CourseError, match=r"trained on synthetic \(60 .* and these images are synthetic \(80 "):
+        galleries.predict_test(run, model, load_data("synthetic", limit=80))
+    with pytest.raises(CourseError, match="is not finished"):
+        galleries.predict_test(dataclasses.replace(run, summary=None), model, load_data("synthetic", limit=60))
+
+
+def test_command_writes_the_pictures_and_says_what_they_show(trained):
+    run, _, _ = trained
+    done = helpers("gallery", run.folder, "--count", "6", "--order", "per-class", "--layer", "layer1")
+    assert done.returncode == 0, done.stderr
+    for name in ("correct", "misclassified", "gradcam", "gradcam_layers", "confused_pairs"):
+        assert f"{name}.png" in done.stdout
+        assert min(matplotlib.image.imread(run.folder / f"{name}.png").shape[:2]) > 100  # pixels
+    made = json.loads((run.folder / "gallery.json").read_text())
+    assert (made["order"], made["layer"], made["map_size"]) == ("per-class", "layer1", [16, 16])
+    assert len(made["misclassified"]) == 6 and not set(made["misclassified"]) & set(made["correct"])
+    demands = {demand.text: demand.met for demand in gallery_checklist(run)}
+    assert list(demands.values()) == [False, False, True, True]  # 6 are fewer than 20
+
+
+def test_checklist_needs_the_gallery_and_fine_maps(trained, tmp_path):
+    run, _, _ = trained
+    with pytest.raises(CourseError, match="helpers gallery"):
+        gallery_checklist(dataclasses.replace(run, folder=tmp_path))
+    made = {"correct": list(range(25)), "misclassified": list(range(25)), "layer": "layer3", "map_size": [4, 4]}
+    text = json.dumps(made | {"accuracy": run.summary["reported"]["test_acc"] - 1})
+    (tmp_path / "gallery.json").write_text(text)
+    demands = gallery_checklist(dataclasses.replace(run, folder=tmp_path))
+    assert [demand.met for demand in demands] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere"], "holds no run"),
+        (["RUN", "--count", "101"], "--count has to be a whole number from 1 to 100, not 101"),
+        (["RUN", "--layer", "layer9"], "choose one of prep (32x32)"),
+        (["RUN", "--order", "best"], "invalid choice: 'best'"),
+        (["RUN", "--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_command_refuses_with_one_sentence(trained, arguments, sentence):
+    run, _, _ = trained
+    done = helpers("gallery", *(str(run.folder) if word == "RUN" else word for word in arguments))
+    assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr
+
+
+def test_command_knows_the_same_words_as_the_package():
+    known = tuple(galleries.ORDERS), tuple(gradcam.METHODS), galleries.MOST
+    assert known == (cli.ORDERS, cli.METHODS, cli.MOST_IMAGES)

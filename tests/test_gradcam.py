@@ -1,0 +1,115 @@
+"""GradCAM against its formula, and the network left as it was."""
+
+import copy
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from helpers.errors import CourseError
+from helpers.gradcam import heatmaps, map_sizes, pick_layer
+from helpers.models import make_model
+from helpers.recipes import RECIPES
+
+
+def small_network():
+    """Two blocks, of 8x8 and 4x4 maps, and a linear layer."""
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.Conv2d(3, 6, 3, stride=4, padding=1), nn.ReLU())
+    second = nn.Sequential(nn.Conv2d(6, 5, 3, stride=2, padding=1), nn.ReLU())
+    names = {"first": first, "second": second, "pool": nn.AdaptiveAvgPool2d(1)}
+    network = nn.Sequential()
+    for name, block in names.items():
+        network.add_module(name, block)
+    network.add_module("flat", nn.Flatten())
+    network.add_module("fc", nn.Linear(5, 4))
+    return network.eval()
+
+
+def by_hand(network, image, label, block):
+    """Selvaraju et al. 2017, equations 1 and 2; then enlarged, and scaled to the range from 0 to 1."""
+    kept = []
+    handle = getattr(network, block).register_forward_hook(lambda module, given, output: kept.append(output))
+    logits = network(image[None])
+    handle.remove()
+    (gradient,) = torch.autograd.grad(logits[0, label], kept[0])
+    weights = gradient.mean(dim=(2, 3), keepdim=True)
+    heat = (weights * kept[0]).sum(dim=1)[0].relu().detach().numpy()
+    heat = cv2.resize(heat, image.shape[:0:-1], interpolation=cv2.INTER_LINEAR)
+    return (heat - heat.min()) / (heat.max() - heat.min())
+
+
+@pytest.mark.parametrize("block", ["first", "second"])
+def test_heatmap_is_the_papers(block):
+    network, images = small_network(), torch.randn(6, 3, 32, 32)
+    labels = [0, 1, 2, 3, 0, 1]
+    maps = heatmaps(network, images, labels, block)
+    expected = [by_hand(network, image, label, block) for image, label in zip(images, labels, strict=True)]
+    compared = [k for k, heat in enumerate(expected) if np.isfinite(heat).all()]  # where anything speaks for the class
+    assert len(compared) >= 3
+    for k in compared:
+        np.testing.assert_allclose(maps[k], expected[k], atol=1e-4)
+
+
+@pytest.mark.parametrize("recipe", ["custom_resnet", "resnet18_batchnorm", "resnet18_layernorm"])
+def test_default_layer_has_maps_of_8x8_in_every_network(recipe):
+    model = make_model(RECIPES[recipe], 10)
+    name, size = pick_layer(model)
+    assert size == (8, 8)
+    assert (name, (4, 4)) not in map_sizes(model).items() and (4, 4) in map_sizes(model).values()
+    maps = heatmaps(model, torch.randn(2, 3, 32, 32), [1, 2])
+    assert maps.shape == (2, 32, 32) and maps.min() >= 0 and maps.max() <= 1
+
+
+def test_coarse_layer_is_taken_when_asked_for():
+    assert pick_layer(make_model(RECIPES["custom_resnet"], 10), "layer3") == ("layer3", (4, 4))
+
+
+def test_images_need_not_be_square():
+    assert heatmaps(small_network(), torch.randn(2, 3, 32, 48), [0, 1], "first").shape == (2, 32, 48)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("recipe", ["resnet18_batchnorm", "resnet18_layernorm"])
+def test_model_is_left_as_it_was(recipe, training):
+    model = make_model(RECIPES[recipe], 10).train(training)
+    hook = model.layer3.register_forward_hook(lambda module, given, output: None)
+    model(torch.randn(4, 3, 32, 32)).sum().backward()
+    before, gradients = copy.deepcopy(model.state_dict()), [p.grad.clone() for p in model.parameters()]
+    heatmaps(model, torch.randn(2, 3, 32, 32), [0, 1], method="gradcam++")
+    assert model.training == training
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+    assert all(torch.equal(p.grad, gradient) for p, gradient in zip(model.parameters(), gradients, strict=True))
+    assert [key for module in model.modules() for key in module._forward_hooks] == [hook.id]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_networks_and_images_of_low_precision_are_explained_in_float32(dtype):
+    network, images = small_network(), torch.randn(2, 3, 32, 32)
+    low = heatmaps(copy.deepcopy(network).to(dtype), images.to(dtype), [0, 1], "first")
+    np.testing.assert_allclose(low, heatmaps(network, images, [0, 1], "first"), atol=0.1)
+
+
+def test_frozen_compiled_and_inference_mode_are_no_hindrance():
+    network, images = small_network(), torch.randn(2, 3, 32, 32)
+    expected = heatmaps(network, images, [0, 1], "first")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(heatmaps(network, images.clone(), [0, 1], "first"), expected)
+    np.testing.assert_array_equal(heatmaps(network.requires_grad_(False), images, [0, 1], "first"), expected)
+    np.testing.assert_array_equal(heatmaps(torch.compile(network), images, [0, 1], "first"), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"layer": "layer7"}, r"no layer 'layer7' with maps; choose one of first \(8x8\), second \(4x4\)"),
+        ({"layer": "pool"}, "no layer 'pool' with maps"),
+        ({"method": "score"}, "choose one of gradcam, gradcam\\+\\+"),
+        ({"classes": [0]}, "2 images need as many classes to explain, not 1"),
+    ],
+)
+def test_bad_arguments_get_a_sentence(arguments, sentence):
+    with pytest.raises(CourseError, match=sentence):
+        heatmaps(small_network(), torch.randn(2, 3, 32, 32), **{"classes": [0, 1]} | arguments)
