@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-import torch
-
 from helpers.errors import CourseError
 
 
@@ -48,6 +46,8 @@ def write_text(path: Path, text: str) -> None:
 
 def save_checkpoint(path: Path, state: dict) -> None:
     """`state`: nested dicts and lists of tensors, numbers and strings, so that it loads with weights_only."""
+    import torch  # takes seconds, and only checkpoints need it
+
     write_atomically(path, lambda file: torch.save(state, file))
 
 
@@ -56,6 +56,8 @@ def load_checkpoint(path: Path) -> dict:
 
     Raises CourseError if the file is damaged or holds anything else than a checkpoint.
     """
+    import torch
+
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damage can surface as anything

@@ -53,6 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--order", default="confident", choices=ORDERS, help="of the images (default: confident)")
     add("--layer", help="the block to explain (default: the deepest with maps of at least 5x5)")
     add("--method", default="gradcam", choices=METHODS, help="(default: gradcam)")
+    bench = commands.add_parser("bench", help="measure the speed of this machine, side by side with plain loops")
+    bench.add_argument("--quick", action="store_true", help="fewer rounds: under 2 minutes on 2 cores")
+    bench.add_argument("--out", default="bench.json", metavar="FILE", help="JSON file to write (default: %(default)s)")
     train.add_argument("--epochs", metavar="N", help="train N epochs, the schedule stretched or squeezed to them")
     return parser
 
@@ -60,7 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
-        {"train": run_train, "lr-find": run_lr_find, "gallery": run_gallery}[options.command](options)
+        {"train": run_train, "lr-find": run_lr_find, "gallery": run_gallery, "bench": run_bench}[options.command](
+            options
+        )
     except CourseError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -160,3 +165,16 @@ def run_gallery(options: argparse.Namespace) -> None:
     made = galleries.save_gallery(run, data, model, count=count, **choice)
     print(f"{run.title}: wrote {', '.join(path.name for path in made)}")
     print(f"Run folder: {folder}")
+
+
+def run_bench(options: argparse.Namespace) -> None:
+    import json
+
+    from helpers.authoring.bench import measure, table
+    from helpers.checkpoints import make_folder, write_text
+
+    make_folder(Path(options.out).parent)  # before minutes are spent
+    result = measure(options.quick)
+    print(table(result))
+    write_text(Path(options.out), json.dumps(result, indent=2) + "\n")
+    print(f"Written to {options.out}")

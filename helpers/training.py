@@ -114,7 +114,7 @@ def train(
     keep_freed_memory()
     loaders = make_loaders(recipe, data, seed, device)
     seed_everything(seed)
-    training = _Training(recipe, len(data.classes), len(loaders["train"]), device)
+    training = Training(recipe, len(data.classes), len(loaders["train"]), device)
     folder = run_folder(folder, recipe, data, seed)
     runs.open_folder(folder, config)
     if (folder / "summary.json").exists():
@@ -149,7 +149,7 @@ def train(
     return runs.load_run(folder)
 
 
-class _Training:
+class Training:
     """Everything that changes during a run, so that it can be saved and restored as one."""
 
     def __init__(self, recipe: Recipe, classes: int, steps_per_epoch: int, device: Device):
@@ -213,7 +213,7 @@ class _Training:
         started = time.perf_counter()
         self.epoch += 1
         log(f"EPOCH: {self.epoch}")
-        row = {"epoch": self.epoch, **self._train_epoch(loaders["train"])}
+        row = {"epoch": self.epoch, **self.train_epoch(loaders["train"])}
         log(_line("Train", row["train_loss"], row.pop("correct"), row.pop("images")))
         for name in ("val", "test"):
             if name in loaders:
@@ -229,7 +229,7 @@ class _Training:
         if reduced:
             log(reduced)
 
-    def _train_epoch(self, loader: DataLoader) -> dict:
+    def train_epoch(self, loader: DataLoader) -> dict:
         recipe, loss_function = self.recipe, LOSSES[self.recipe.loss]
         loader.sampler.epoch = self.epoch
         self.model.train()
@@ -316,13 +316,13 @@ def _line(name: str, loss: float, correct: int, images: int) -> str:
     return f"{name} set: Average loss: {loss:.4f}, Accuracy: {correct}/{images} ({100 * correct / images:.2f}%)"
 
 
-def _write_tables(folder: Path, training: _Training) -> None:
+def _write_tables(folder: Path, training: Training) -> None:
     write_text(folder / "history.csv", runs.to_csv(runs.HISTORY_COLUMNS, training.history))
     write_text(folder / "steps.csv", runs.to_csv(runs.STEP_COLUMNS, training.steps))
     write_text(folder / "train.log", "\n".join(training.log) + "\n")
 
 
-def _summary(folder: Path, config: dict, training: _Training, loader: DataLoader, log: Callable[[str], None]) -> dict:
+def _summary(folder: Path, config: dict, training: Training, loader: DataLoader, log: Callable[[str], None]) -> dict:
     """The final figures, measured on the reported model as `best.pt` holds it."""
     best, model = load_checkpoint(folder / "best.pt"), training.evaluated
     model.load_state_dict(best["model"])

@@ -89,8 +89,8 @@ def test_training_averages_are_over_images_not_batches(data):
     device = pick_device()
     loader = training.make_loaders(recipe, data, 0, device)["train"]
     torch.manual_seed(0)
-    state = training._Training(recipe, 10, len(loader), device)
-    row = state._train_epoch(loader)
+    state = training.Training(recipe, 10, len(loader), device)
+    row = state.train_epoch(loader)
     loss_sum = correct = 0
     loader.sampler.epoch = state.epoch
     with torch.no_grad(), device.autocast():
@@ -140,7 +140,7 @@ def test_interrupted_run_ends_like_an_undisturbed_one(finished, data, tmp_path, 
 
 def test_finished_run_is_loaded_not_trained(finished, data, monkeypatch):
     run, lines = finished
-    monkeypatch.setattr(training._Training, "run_epoch", None)
+    monkeypatch.setattr(training.Training, "run_epoch", None)
     again = []
     loaded = training.train(small(), data, run.folder.parent, report=again.append)
     assert loaded.summary == run.summary and lines[-1] in again[0]
@@ -258,11 +258,11 @@ def test_average_of_the_weights_follows_its_formula(data):
     recipe, device = small(ema_decay=0.5), pick_device()
     loader = training.make_loaders(recipe, data, 0, device)["train"]
     torch.manual_seed(0)
-    state = training._Training(recipe, 10, len(loader), device)
+    state = training.Training(recipe, 10, len(loader), device)
     weights = []
     update = state.averaged.update_parameters
     state.averaged.update_parameters = lambda model: (weights.append(model.fc.weight.detach().clone()), update(model))
-    state._train_epoch(loader)
+    state.train_epoch(loader)
     expected = weights[0]  # the average starts with the first weights
     for step, weight in enumerate(weights[1:], start=1):
         decay = min(0.5, step / (9 + step))
@@ -285,9 +285,9 @@ def test_gradients_are_clipped_to_the_norm_of_the_recipe(data):
     device = pick_device()
     loader = training.make_loaders(recipe, dataclasses.replace(data, train=data.train[:32]), 0, device)["train"]
     torch.manual_seed(0)
-    state = training._Training(recipe, 10, 3, device)
+    state = training.Training(recipe, 10, 3, device)
     before = [p.detach().clone() for p in state.model.parameters()]
-    state._train_epoch(loader)
+    state.train_epoch(loader)
     moved = torch.sqrt(sum((p - q).pow(2).sum() for p, q in zip(state.model.parameters(), before, strict=True)))
     assert moved.item() == pytest.approx(0.01, rel=1e-3)
 

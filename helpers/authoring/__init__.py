@@ -1,0 +1,1 @@
+"""What authors of the course use and its notebooks do not."""
