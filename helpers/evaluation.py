@@ -1,10 +1,11 @@
 """Measuring a model: loss, accuracy, predictions, confusion matrix. All averages are over images."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from helpers.devices import Device
 
@@ -26,7 +27,7 @@ def to_device(batch: tuple[Tensor, Tensor], device: Device) -> tuple[Tensor, Ten
     return images.to(device.device, non_blocking=True), labels.to(device.device, non_blocking=True)
 
 
-def predict(model: nn.Module, loader: DataLoader, device: Device, *, flip: bool = False) -> tuple[Tensor, Tensor]:
+def predict(model: nn.Module, loader: Iterable, device: Device, *, flip: bool = False) -> tuple[Tensor, Tensor]:
     """Logits (N, classes) float32 and labels (N,) of every image, on the CPU, in the loader's order.
 
     `flip` mirrors the images left-right.

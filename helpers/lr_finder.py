@@ -17,6 +17,7 @@ import contextlib
 import io
 import json
 import warnings
+from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
@@ -24,7 +25,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import nn
-from torch.utils.data import DataLoader
 
 from helpers import runs
 from helpers.checkpoints import make_folder, write_text
@@ -81,7 +81,7 @@ class RangeTest:
 def range_test(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    loader: DataLoader,
+    loader: Iterable,
     device: Device,
     recipe: Recipe,
     steps: int = STEPS,
@@ -111,7 +111,8 @@ def range_test(
     history = finder.history
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # the library prints what to type next
-            finder.range_test(loader, **sweep, smooth_f=SMOOTHING)
+            batches = library.TrainDataLoaderIter(loader)  # any iterable will do, where the library wants a DataLoader
+            finder.range_test(batches, **sweep, smooth_f=SMOOTHING)
             history = finder.history
             finite = np.isfinite(history["loss"])
             ended = "the range was swept" if len(finite) == steps else "the loss diverged"

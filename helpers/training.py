@@ -8,6 +8,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from helpers import runs
 from helpers.augmentation import make_loader
+from helpers.batch_augmentation import ResidentBatches, can_augment
 from helpers.checkpoints import load_checkpoint, save_checkpoint, write_text
 from helpers.data import Data, stratified_split
 from helpers.devices import Device, keep_freed_memory, pick_device
@@ -45,7 +47,7 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     return getattr(torch.optim, recipe.optimizer)(groups, **options)
 
 
-def make_loaders(recipe: Recipe, data: Data, seed: int, device: Device) -> dict:
+def make_loaders(recipe: Recipe, data: Data, seed: int, device: Device) -> dict[str, DataLoader | ResidentBatches]:
     """Loaders of "train" (augmented, shuffled), "val" if the recipe holds images out, and "test"."""
     if recipe.validation_images >= len(data.train):
         raise CourseError(f"validation_images={recipe.validation_images} leaves none of {len(data.train)} to train on.")
@@ -55,21 +57,23 @@ def make_loaders(recipe: Recipe, data: Data, seed: int, device: Device) -> dict:
             f"batch_size={recipe.batch_size} is larger than the training set ({len(train)} images): "
             "use more images or --set batch_size=..."
         )
-    on_cuda = device.device.type == "cuda"
-    common = {"mean": data.mean, "std": data.std, "pin_memory": on_cuda}
+    make = _loader_maker(recipe, data, device)
     loaders = {
-        "train": make_loader(
-            data.train[train],
-            batch_size=recipe.batch_size,
-            augmentation=recipe.augmentation,
-            seed=seed,
-            workers=min(8, os.cpu_count() or 1) if on_cuda else 0,  # on the CPU the cores are busy anyway
-            **common,
-        )
+        "train": make(data.train[train], batch_size=recipe.batch_size, augmentation=recipe.augmentation, seed=seed)
     }
     if len(val):
-        loaders["val"] = make_loader(data.train[val], batch_size=EVALUATION_BATCH, **common)
-    return loaders | {"test": make_loader(data.test, batch_size=EVALUATION_BATCH, **common)}
+        loaders["val"] = make(data.train[val], batch_size=EVALUATION_BATCH)
+    return loaders | {"test": make(data.test, batch_size=EVALUATION_BATCH)}
+
+
+def _loader_maker(recipe: Recipe, data: Data, device: Device) -> Callable:
+    """A GPU holds the images and augments them itself where it can; otherwise albumentations does, on the CPU."""
+    statistics = {"mean": data.mean, "std": data.std}
+    if device.device.type != "cuda":
+        return partial(make_loader, **statistics)  # no workers: the cores are busy anyway
+    if can_augment(recipe.augmentation):
+        return partial(ResidentBatches, device=device.device, **statistics)
+    return partial(make_loader, workers=min(8, os.cpu_count() or 1), pin_memory=True, **statistics)
 
 
 def seed_everything(seed: int) -> None:
@@ -131,7 +135,7 @@ def train(
         report(line)
 
     if training.epoch == 0:
-        log(f"Training {recipe.name} on {data.name}, seed {seed}: {len(loaders['train'].dataset.split):,} images")
+        log(f"Training {recipe.name} on {data.name}, seed {seed}: {loaders['train'].sampler.count:,} images")
         for note in config["notes"]:
             log(f"NOTE: {note}")
     _write_tables(folder, training)  # again after an interruption: they may be older than the checkpoint
@@ -229,7 +233,7 @@ class Training:
         if reduced:
             log(reduced)
 
-    def train_epoch(self, loader: DataLoader) -> dict:
+    def train_epoch(self, loader: DataLoader | ResidentBatches) -> dict:
         recipe, loss_function = self.recipe, LOSSES[self.recipe.loss]
         loader.sampler.epoch = self.epoch
         self.model.train()

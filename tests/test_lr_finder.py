@@ -10,6 +10,7 @@ from torch import nn
 
 from helpers import lr_finder, synthetic
 from helpers.augmentation import make_loader
+from helpers.batch_augmentation import ResidentBatches
 from helpers.data import Data, Split, channel_statistics
 from helpers.devices import Device
 from helpers.errors import CourseError
@@ -83,6 +84,17 @@ def test_sweeps_the_range_exponentially_and_suggests_as_the_library_does(loader)
     assert ended == "the range was swept"
     np.testing.assert_allclose(lrs, np.geomspace(1e-4, 10, 30), rtol=1e-6)
     assert suggestion == lrs[10:-5][np.gradient(losses[10:-5]).argmin()]
+
+
+def test_batches_that_a_device_holds_give_the_same_curve(data, loader):
+    options = {"mean": data.mean, "std": data.std, "batch_size": 20, "seed": 0}
+    curves = []
+    for batches in (loader, ResidentBatches(data.train, device=torch.device("cpu"), **options)):
+        torch.manual_seed(0)
+        model = Linear()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1)
+        curves.append(lr_finder.range_test(model, optimizer, batches, FLOAT32, get_recipe("custom_resnet"), 20)[1])
+    np.testing.assert_allclose(*curves, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("device", "dtype"), [(FLOAT32, torch.float32), (BFLOAT16, torch.bfloat16)])

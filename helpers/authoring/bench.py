@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -161,7 +161,7 @@ def training_epoch(recipe: Recipe, rounds: int, steps: int, device: Device, prod
     return rates | {"ratio": ratio(rates["ours"], rates["plain"]), "share_of_matrix_products": share}
 
 
-def _ours(recipe: Recipe, data: Data, device: Device) -> tuple[DataLoader, Training]:
+def _ours(recipe: Recipe, data: Data, device: Device) -> tuple[Iterable, Training]:
     """The recipe's own loader and training, over all images of `data`: none are held out here."""
     held_out = {"validation_images": 0, "select": "last"}
     if isinstance(recipe.schedule, Plateau):
