@@ -33,7 +33,12 @@ def compose(augmentation: tuple, mean: np.ndarray) -> A.Compose:
     words = {"mean": tuple(int(value) for value in np.round(mean * 255))}
     words |= {name: getattr(cv2, name) for name in dir(cv2) if name.startswith("BORDER_")}
     transforms = []
-    for name, arguments in augmentation:
+    for entry in augmentation:
+        if not (isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[1], dict)):
+            raise CourseError(
+                f'augmentation is a tuple of (name, arguments), such as ("Blur", {{}}); {entry!r} is not.'
+            )
+        name, arguments = entry
         transform = getattr(A, name, None)
         if not isinstance(transform, type):
             raise CourseError(f"albumentations has no transform {name!r}: see https://albumentations.ai/docs.")

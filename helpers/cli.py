@@ -47,9 +47,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = gallery.add_argument
     add("run", metavar="RUN", help="a run folder, or its name among the runs")
-    add("--runs", metavar="DIR", help="where run folders are (default: runs)")
-    add("--data", metavar="D", help="the data of the run (default: what it was trained on)")
-    add("--count", default="20", metavar="N", help="how many images of each kind (default: 20)")
+    add("--runs", metavar="DIR", help="where run folders are (default: runs, or runs/fast with COURSE_FAST)")
+    add(
+        "--data",
+        metavar="D",
+        help="the data of the run (default: COURSE_DATA, or cifar10 or synthetic by the run's name)",
+    )
+    add("--count", metavar="N", help="how many images of each kind (default: 20, for BatchNorm 25)")
     add("--order", default="confident", choices=ORDERS, help="of the images (default: confident)")
     add("--layer", help="the block to explain (default: the deepest with maps of at least 5x5)")
     add("--method", default="gradcam", choices=METHODS, help="(default: gradcam)")
@@ -70,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on after the last finished epoch.", file=sys.stderr)
+        print("\nInterrupted. A training goes on after its last finished epoch with the same command.", file=sys.stderr)
         return 130
     return 0
 
@@ -96,7 +100,7 @@ def _prepare(options: argparse.Namespace) -> tuple:
     recipe = recipes.changed(recipe, recipes.parse_assignments(options.set))
     if options.runs == "":
         raise CourseError("--runs has to name a folder.")
-    runs = settings.runs_folder(options.fast) if options.runs is None else Path(options.runs).expanduser()
+    runs = settings.runs_folder(options.fast) if options.runs is None else settings.folder(options.runs)
 
     from helpers.data import load_data
 
@@ -135,16 +139,19 @@ def run_lr_find(options: argparse.Namespace) -> None:
     print(f"LRMIN {result.lr_min:g}, LRMAX {result.lr_max:g} ({result.ended})")
     if result.steepest is not None:
         print(f"Steepest slope, as torch-lr-finder suggests: {result.steepest:.2g}")
-    bounds = f"lr_min={result.lr_min:g} lr_max={result.lr_max:g}"
+    one_cycle = isinstance(recipe.schedule, recipes.OneCycle)
+    bounds = f"lr_min={result.lr_min:g} lr_max={result.lr_max:g}" if one_cycle else f"lr={result.lr_max:g}"
     print(f"Train with it: python -m helpers train {recipe.name} --set {bounds}")
     print(f"Curve: {curve}")
 
 
 def run_gallery(options: argparse.Namespace) -> None:
     count = _whole_number(options.count, "--count", most=MOST_IMAGES)
-    folder = Path(options.run).expanduser()
+    if not options.run:
+        raise CourseError("RUN has to name a run folder.")
+    folder = settings.folder(options.run)
     if not folder.exists():
-        folder = (Path(options.runs).expanduser() if options.runs else settings.runs_folder()) / options.run
+        folder = (settings.folder(options.runs) if options.runs else settings.runs_folder()) / options.run
 
     from helpers.runs import load_run
 
@@ -156,6 +163,8 @@ def run_gallery(options: argparse.Namespace) -> None:
 
     model = load_model(run)
     source = options.data or settings.data_given() or made_of["name"]
+    if source == made_of["name"] not in ("cifar10", "synthetic") and not Path(source).exists():
+        raise CourseError(f"{run.folder.name} was trained on a folder called {source}: name it with --data.")
     data = load_data(source, limit=max(made_of["train_images"], made_of["test_images"]))
     _draw_to_files()
 
@@ -163,7 +172,7 @@ def run_gallery(options: argparse.Namespace) -> None:
 
     choice = {"order": options.order, "layer": options.layer, "method": options.method}
     made = galleries.save_gallery(run, data, model, count=count, **choice)
-    print(f"{run.title}: wrote {', '.join(path.name for path in made)}")
+    print(f"{run.title}: wrote {', '.join(path.name for path in made) or 'nothing'}")
     print(f"Run folder: {folder}")
 
 

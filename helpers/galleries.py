@@ -1,6 +1,7 @@
 """What a run's network got right and wrong: images chosen by one rule, shown with GradCAM of the same images."""
 
 import json
+import operator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from helpers import plots
 from helpers.augmentation import make_loader, normalise
+from helpers.checklist import gallery_size
 from helpers.checkpoints import write_text
 from helpers.data import Data
 from helpers.devices import pick_device
@@ -26,6 +28,7 @@ ORDERS = {
     "per-class": "from each class in turn, the most confident first",
 }
 MOST = 100  # images in a figure
+PICTURES = ("correct.png", "misclassified.png", "gradcam.png", "gradcam_layers.png", "confused_pairs.png")
 TITLES = {"gradcam": "GradCAM", "gradcam++": "GradCAM++"}
 
 
@@ -85,7 +88,7 @@ def select(predictions: Selection, *, correct: bool, count: int, order: str = "c
     """
     if order not in ORDERS:
         raise CourseError(f"There is no order {order!r}: choose one of {', '.join(ORDERS)}.")
-    if type(count) is not int or not 1 <= count <= MOST:
+    if not 1 <= operator.index(count) <= MOST:
         raise CourseError(f"count has to be a whole number from 1 to {MOST}, not {count}.")
     found = np.flatnonzero((predictions.actual == predictions.predicted) == correct)
     ranked = found if order == "first" else found[np.argsort(-predictions.confidence[found], kind="stable")]
@@ -126,11 +129,17 @@ def _grid(
 def plot_gallery(run: Run, data: Data, selection: Selection) -> Figure:
     """The selected test images, each titled "actual / predicted" class and the confidence of the prediction."""
     figure, axes = _grid(selection, 5, 1, 1.7, 0.45)
-    names = plots.class_names(data.classes)
+    names = _names(data)
     for k, index in enumerate(selection.indices):
         pair = f"{names[selection.actual[k]]} / {names[selection.predicted[k]]}"
         plots.show_image(axes[k][0], data.test.images[index], f"{pair}\n{_percent(selection.confidence[k])}")
+        axes[k][0].title.set_fontsize(9 * min(1, 21 / len(pair)))  # no wider than the image
     return plots.label_run(figure, run, f"{selection.title}. Actual / predicted class, confidence.")
+
+
+def _names(data: Data) -> list[str]:
+    """The classes' names, cut where they would run into the next picture's title."""
+    return plots.class_names([name if len(name) <= 16 else f"{name[:15]}…" for name in data.classes])
 
 
 def _percent(confidence: float) -> str:
@@ -141,18 +150,18 @@ def plot_gradcam(
     run: Run, data: Data, model: nn.Module, selection: Selection, layer: str | None = None, method: str = "gradcam"
 ) -> Figure:
     """Each selected image beside its heatmaps: what speaks for the predicted class, and what for the actual one."""
+    figure, axes = _grid(selection, 2, 3, 1.25, 0.38)
     name, (height, width) = pick_layer(model, layer)
     images, inputs = _images(data, selection)
     predicted, actual = (
         heatmaps(model, inputs, classes, name, method) for classes in (selection.predicted, selection.actual)
     )
-    figure, axes = _grid(selection, 2, 3, 1.25, 0.38)
-    names = plots.class_names(data.classes)
+    names = _names(data)
     for k, panels in enumerate(axes[: len(selection)]):
         plots.show_image(panels[0], images[k], f"{_percent(selection.confidence[k])}\nconfident")
         _show_heat(panels[1], images[k], predicted[k], f"for predicted\n{names[selection.predicted[k]]}")
         _show_heat(panels[2], images[k], actual[k], f"for actual\n{names[selection.actual[k]]}")
-    where = f"{TITLES[method]} of {name}, {height}x{width} positions; each map has a scale of its own."
+    where = f"{TITLES[method]} of {name}, {height}x{width} positions; dark is 0, bright the map's own maximum."
     return plots.label_run(figure, run, f"{selection.title}. {where}")
 
 
@@ -160,16 +169,16 @@ def plot_gradcam_layers(
     run: Run, data: Data, model: nn.Module, selection: Selection, method: str = "gradcam"
 ) -> Figure:
     """The heatmaps of every layer for the predicted class: from fine and local to coarse and of a class."""
-    images, inputs = _images(data, selection)
     sizes = map_sizes(model)
     figure, axes = _grid(selection, 1, 1 + len(sizes), 1.5, 0.4)
-    names = plots.class_names(data.classes)
+    images, inputs = _images(data, selection)
+    names = _names(data)
     for k, label in enumerate(selection.predicted):
         plots.show_image(axes[k][0], images[k], f"predicted\n{names[label]}")
     for column, (name, (height, width)) in enumerate(sizes.items(), start=1):
         for k, heat in enumerate(heatmaps(model, inputs, selection.predicted, name, method)):
             _show_heat(axes[k][column], images[k], heat, f"{name}\n{height}x{width}" if k == 0 else "")
-    where = f"{TITLES[method]} of every layer, for the predicted class; each map has a scale of its own."
+    where = f"{TITLES[method]} of every layer, for the predicted class; dark is 0, bright the map's own maximum."
     return plots.label_run(figure, run, f"{selection.title}. {where}")
 
 
@@ -192,7 +201,7 @@ def plot_confused_pairs(run: Run, data: Data, predictions: Selection, pairs: int
     figure, axes = plt.subplots(
         len(found), examples, figsize=(1.35 * examples + 1.8, 1.5 * len(found) + 0.9), squeeze=False
     )
-    names = plots.class_names(data.classes)
+    names = _names(data)
     for row, (actual, predicted, number) in zip(axes, found, strict=True):
         those = np.flatnonzero((predictions.actual == actual) & (predictions.predicted == predicted))
         those = those[np.argsort(-predictions.confidence[those], kind="stable")]
@@ -211,33 +220,41 @@ def save_gallery(
     data: Data,
     model: nn.Module,
     *,
-    count: int = 20,
+    count: int | None = None,
     order: str = "confident",
     layer: str | None = None,
     method: str = "gradcam",
 ) -> list[Path]:
-    """Write the pictures of a run, as many as can be drawn, and `gallery.json`, which says what they show.
+    """Write the pictures of a run, and `gallery.json`, which says what they show: indices into `data.test`.
 
-    Raises CourseError before anything is written if an argument is wrong.
+    `count` is how many images of a kind, by default as many as the assignment wants. A picture of which there is
+    nothing to show is not written, and an older one of it removed. Raises CourseError before anything is written
+    if an argument is wrong.
     """
     name, size = pick_layer(model, layer)
     check_method(method)
     predictions = predict_test(run, model, data)
+    count = gallery_size(run.recipe) if count is None else count
     correct, wrong = (select(predictions, correct=kind, count=count, order=order) for kind in (True, False))
+    explained = wrong
     figures = {}
     if len(correct):
         figures["correct.png"] = lambda: plot_gallery(run, data, correct)
     if len(wrong):
         figures |= {
             "misclassified.png": lambda: plot_gallery(run, data, wrong),
-            "gradcam.png": lambda: plot_gradcam(run, data, model, wrong, name, method),
+            "gradcam.png": lambda: plot_gradcam(run, data, model, explained, name, method),
             "gradcam_layers.png": lambda: plot_gradcam_layers(run, data, model, wrong[:4], method),
             "confused_pairs.png": lambda: plot_confused_pairs(run, data, predictions),
         }
+    for file in PICTURES:
+        if file not in figures:
+            (run.folder / file).unlink(missing_ok=True)
     paths = [plots.save(draw(), run.folder / file) for file, draw in figures.items()]
     record = {
         "correct": correct.indices.tolist(),
         "misclassified": wrong.indices.tolist(),
+        "gradcam": explained.indices.tolist(),
         "order": order,
         "layer": name,
         "map_size": size,

@@ -57,6 +57,7 @@ def heatmaps(
 ) -> np.ndarray:
     """What speaks for class `classes[k]` in image k, as maps (N, H, W), each scaled to fill [0, 1].
 
+    Where nothing speaks for the class, the map is zero everywhere.
     `images` (N, 3, H, W) are normalised as for the network. It works on a float32 copy in evaluation mode, so the
     model keeps its mode, gradients, weights and hooks; a compiled model is copied without its compilation.
     Raises CourseError for an unknown layer or method, and for classes that are not one for each image.
@@ -64,10 +65,10 @@ def heatmaps(
     check_method(method)
     if len(classes) != len(images):  # the library would answer with empty maps
         raise CourseError(f"{len(images)} images need as many classes to explain, not {len(classes)}.")
-    network = _float32_copy(model).requires_grad_(True)
+    network = _float32_copy(model).requires_grad_(False)
     name, _ = pick_layer(model, layer)
     cam = METHODS[method](network, [network.get_submodule(name)])
-    images = images.detach().to(next(network.parameters()).device, torch.float32).clone()
+    images = images.detach().to(next(network.parameters()).device, torch.float32).clone().requires_grad_(True)
     try:
         with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
             return cam(images, [ClassifierOutputTarget(int(label)) for label in classes])

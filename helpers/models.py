@@ -1,12 +1,13 @@
 """The networks of the course. Every network returns logits; the loss holds the softmax."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
-from helpers.checkpoints import load_checkpoint
 from helpers.errors import CourseError
 from helpers.recipes import Recipe
-from helpers.runs import Run
+from helpers.runs import Run, load_own_checkpoint, with_defaults
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, *, pool: bool = False) -> nn.Sequential:
@@ -140,11 +141,15 @@ def make_model(recipe: Recipe, num_classes: int) -> nn.Module:
 def load_model(run: Run) -> nn.Module:
     """The network that a run reports, from its `best.pt`, on the CPU, in evaluation mode. Raises CourseError."""
     path = run.folder / "best.pt"
-    if not path.exists():
-        raise CourseError(f"{path} is missing: finish the run, with the same command or notebook that began it.")
     model = make_model(run.recipe, len(run.config["data"]["classes"]))
-    try:
-        model.load_state_dict(load_checkpoint(path)["model"])
-    except RuntimeError as error:
-        raise CourseError(f"{path} belongs to another network ({str(error).splitlines()[0]}).") from error
+    load_weights(model, load_own_checkpoint(path, with_defaults(run.config)), path)
     return model.eval()
+
+
+def load_weights(model: nn.Module, checkpoint: dict, path: Path) -> None:
+    """Give the model the weights of a checkpoint. Raises CourseError if they are another network's."""
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except (AttributeError, RuntimeError, TypeError) as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise CourseError(f"{path} belongs to another network ({reason}): move it away to train afresh.") from error

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from helpers.augmentation import augment, compose
 from helpers.checkpoints import write_atomically
 from helpers.data import Data
+from helpers.errors import CourseError
 from helpers.evaluation import LOSSES
 from helpers.lr_finder import RangeTest
 from helpers.recipes import Plateau, Recipe
@@ -109,6 +110,7 @@ def plot_range_test(result: RangeTest) -> Figure:
 
 def plot_schedule(run: Run) -> Figure:
     """Learning rate and momentum of every optimizer step of the run, as the optimizer had them."""
+    run.check_begun()
     epoch = (run.steps["step"] + 1) * run.recipe.epochs / _total_steps(run)
     figure, ax = plt.subplots(figsize=(8, 3.4))
     ax.plot(epoch, run.steps["lr"], color=COLOURS["lr"])
@@ -116,9 +118,12 @@ def plot_schedule(run: Run) -> Figure:
     ax.set(xlabel="epoch", xlim=(0, run.recipe.epochs), yscale=scale)
     ax.set_ylabel("learning rate", color=COLOURS["lr"])
     lr, peak = run.steps["lr"], int(np.argmax(run.steps["lr"]))
-    for step, dx, dy, side in ((0, 8, -3, "left"), (peak, 8, -3, "left"), (-1, 0, 8, "right")):
+    labels = [(0, 8, -3, "left"), (peak, 8, -3, "left"), (-1, 0, 8, "right")]
+    if scale == "log":  # the start of the warm-up, its end, and every step down
+        labels = [(step, 4, 6, "left") for step in (0, peak, *(np.flatnonzero(lr[1:] < lr[:-1]) + 1))]
+    for step, dx, dy, side in labels:
         _write(ax, f"{lr[step]:.3g}", (epoch[step], lr[step]), dx, dy, ha=side, color=COLOURS["lr"])
-    ax.margins(y=0.12)
+    ax.margins(y=0.15)
     twin = ax.twinx()
     twin.plot(epoch, run.steps["momentum"], color=COLOURS["momentum"], linestyle="--", linewidth=1.3)
     twin.set_ylabel("momentum", color=COLOURS["momentum"])
@@ -134,19 +139,22 @@ def _total_steps(run: Run) -> int:
 
 def plot_curves(run: Run) -> Figure:
     """Loss (above) and accuracy (below) of training (left) and test or validation (right), an epoch a point."""
+    run.check_begun()
     figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharex=True, sharey="row")
     epochs, lr = run.history["epoch"], run.history["lr"]
     drops = epochs[1:][lr[1:] < lr[:-1]] if isinstance(run.recipe.schedule, Plateau) else []
     right = [name for name in ("val", "test") if np.isfinite(run.history[f"{name}_loss"]).any()]
-    rows = (("loss", "loss", "{:.3f}", 16, "bottom"), ("acc", "accuracy (%)", "{:.2f} %", -16, "top"))
-    for pair, (quantity, unit, form, dy, side) in zip(axes, rows, strict=True):
+    rows = (("loss", "loss", "{:.3f}"), ("acc", "accuracy (%)", "{:.2f} %"))
+    for pair, (quantity, unit, form) in zip(axes, rows, strict=True):
         for ax, splits in zip(pair, (["train"], right), strict=True):
+            last = {split: run.history[f"{split}_{quantity}"][-1] for split in splits}
             for split in splits:
-                values = run.history[f"{split}_{quantity}"]
-                ax.plot(epochs, values, color=COLOURS[split], marker="o", markersize=3)
-                text = f"{NAMES[split]} {form.format(values[-1])}"
-                style = {"ha": "right", "va": side, "color": COLOURS[split], "fontweight": "bold"}
-                _write(ax, text, (epochs[-1], values[-1]), 0, dy, **style)
+                ax.plot(epochs, run.history[f"{split}_{quantity}"], color=COLOURS[split], marker="o", markersize=3)
+                above = last[split] == max(last.values()) if len(last) > 1 else quantity == "loss"
+                style = {"ha": "right", "va": "bottom" if above else "top", "color": COLOURS[split]}
+                text = f"{NAMES[split]} {form.format(last[split])}"
+                _write(ax, text, (epochs[-1], last[split]), 0, 9 if above else -9, fontweight="bold", **style)
+            ax.margins(y=0.16)
             for epoch in drops:  # the first epoch with the lower learning rate
                 ax.axvline(epoch - 0.5, color=GREY, linestyle=":", linewidth=1)
         pair[0].set_ylabel(unit)
@@ -163,23 +171,32 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
 
     Runs without validation images show the test accuracy in its place.
     """
+    if not 1 <= len(runs) <= len(RUN_COLOURS):
+        raise CourseError(f"From 1 to {len(RUN_COLOURS)} runs can be compared in a figure, not {len(runs)}.")
+    for run in runs:
+        run.check_begun()
     figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True)
-    for run, colour in zip(runs, RUN_COLOURS, strict=False):
+    titles = [run.title for run in runs]
+    for run, colour in zip(runs, RUN_COLOURS[: len(runs)], strict=True):
         epochs, lr = run.history["epoch"], run.history["lr"]
-        lower = np.flatnonzero(lr[1:] < lr[:-1]) + 1 if isinstance(run.recipe.schedule, Plateau) else []
+        reduced = isinstance(run.recipe.schedule, Plateau) & (lr[1:] < lr[:-1])
+        lower = np.flatnonzero(reduced) + 1
         held_out = "val" if np.isfinite(run.history["val_acc"]).any() else "test"
+        name = run.title if titles.count(run.title) == 1 else f"{run.folder.parent.name}/{run.folder.name}"
         for ax, split in zip(axes, ("train", held_out), strict=True):
             values = run.history[f"{split}_acc"]
-            label = f"{run.title}\n{NAMES[split]} {values[-1]:.2f} % after epoch {epochs[-1]:.0f}"
-            ax.plot(epochs, values, color=colour, marker="o", markevery=lower, label=label)
+            label = f"{name}\n{NAMES[split]} {values[-1]:.2f} % after epoch {epochs[-1]:.0f}"
+            ax.plot(epochs, values, color=colour, label=label.replace("$", r"\$"))
+            ax.plot(epochs[lower], values[lower], "o", color=colour)
     for ax, name in zip(axes, ("training", "held-out images"), strict=True):
-        ax.set(xlabel="epoch", title=name)
+        ax.set(xlabel="epoch (dot: the first at a lower learning rate)", title=name)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(loc="lower right", fontsize=8)
     axes[0].set_ylabel("accuracy (%)")
-    notes = dict.fromkeys(f"{run.recipe.name}: {note}" for run in runs for note in run.config["notes"])
-    names = " against ".join(run.recipe.name for run in runs)
-    return _label(figure, names, " | ".join(dict.fromkeys(run.provenance for run in runs)), list(notes))
+    every = [note for note in runs[0].config["notes"] if all(note in run.config["notes"] for run in runs)]
+    own = [f"{run.recipe.name}: {note}" for run in runs for note in run.config["notes"] if note not in every]
+    names = " against ".join(dict.fromkeys(run.recipe.name for run in runs))
+    return _label(figure, names, " | ".join(dict.fromkeys(run.provenance for run in runs)), [*every, *own])
 
 
 def plot_plateau(plateau: Plateau, values: Sequence[float]) -> Figure:
@@ -189,9 +206,11 @@ def plot_plateau(plateau: Plateau, values: Sequence[float]) -> Figure:
     """
     lrs, epochs = plateau_lrs(plateau, values), np.arange(1, len(values) + 1)
     drops = epochs[:-1][np.diff(lrs) < 0]  # the last epoch at the higher learning rate
-    sign = 1 if plateau.mode == "max" else -1
-    better = np.maximum.accumulate(sign * np.array(values))
-    improved = np.append(True, better[1:] > better[:-1])
+    improved, best = np.zeros(len(values), dtype=bool), None
+    for k, value in enumerate(values):  # torch's rule: by more than 0.0001 of the best
+        margin = 0 if best is None else abs(best) * 1e-4
+        if best is None or (value > best + margin if plateau.mode == "max" else value < best - margin):
+            improved[k], best = True, value
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True, height_ratios=(2, 1))
     top.plot(epochs, values, color=COLOURS["val"], linewidth=1)
     for chosen, face in ((improved, COLOURS["val"]), (~improved, "white")):
@@ -234,6 +253,7 @@ def class_names(names: Sequence[str]) -> list[str]:
 
 
 def _confusion(run: Run) -> np.ndarray:
+    run.check_finished()
     return np.array(run.summary["confusion_matrix"])
 
 

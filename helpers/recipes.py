@@ -127,6 +127,18 @@ class Recipe:
     select: str = "last"  # the epoch that is reported: the "last", or the best by "val_acc" or "test_acc"
     flip_averaging: bool = False  # also report the mean of the logits of each test image and its mirror image
 
+    def _unread(self) -> Problems:
+        """Values that this network does not read: a change of them would change nothing."""
+        others = {
+            "resnet18": ("fc_bias", "logit_scale"),
+            "custom_resnet": ("norm", "dropout", "zero_init_residual"),
+        }
+        defaults = {item.name: item.default for item in fields(self)}
+        return tuple(
+            (getattr(self, key) != defaults[key], f"{self.model} does not read {key}={getattr(self, key)}")
+            for key in others.get(self.model, ())
+        )
+
     def __post_init__(self):
         """Raises CourseError for values that cannot be trained with."""
         problems = (
@@ -146,7 +158,7 @@ class Recipe:
                 "select=val_acc needs validation_images above 0",
             ),
         )
-        for wrong, sentence in (*problems, *self.schedule.problems(self)):
+        for wrong, sentence in (*problems, *self._unread(), *self.schedule.problems(self)):
             if wrong:
                 raise CourseError(f"The recipe {self.name} cannot be trained: {sentence}.")
         for key, allowed in CHOICES.items():
@@ -375,6 +387,10 @@ def changed(recipe: Recipe, assignments: dict[str, object]) -> Recipe:
         if item.name not in ("name", "schedule", "augmentation")
     }
     for key, value in assignments.items():
+        if key in ("augmentation", "schedule", "name"):
+            raise CourseError(
+                f"{key} is no single value: in Python, dataclasses.replace(recipe, {key}=...) replaces it."
+            )
         if key not in known:
             near = difflib.get_close_matches(key, known, n=3, cutoff=0.5) or sorted(known)
             raise CourseError(f"The recipe {recipe.name} has no value {key!r}; did you mean {' or '.join(near)}?")

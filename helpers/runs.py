@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from helpers import __version__
-from helpers.checkpoints import make_folder, write_text
+from helpers.checkpoints import load_checkpoint, make_folder, write_text
 from helpers.errors import CourseError
-from helpers.recipes import Recipe, as_dict, differences, from_dict
+from helpers.recipes import RECIPES, Recipe, as_dict, differences, from_dict
 from helpers.settings import REPOSITORY
 
 HISTORY_COLUMNS = (
@@ -47,6 +47,11 @@ class Run:
         """Where it was trained: device, precision, version; empty until the run is finished."""
         return "{device}, {precision}, torch {torch}".format(**self.summary) if self.summary else ""
 
+    def check_begun(self) -> None:
+        """Raises CourseError for a run without a finished epoch."""
+        if not len(self.history["epoch"]):
+            raise CourseError(f"{self.folder} has no finished epoch yet: there is nothing to draw.")
+
     def check_finished(self) -> None:
         """Raises CourseError for a run that was interrupted."""
         if self.summary is None:
@@ -72,8 +77,7 @@ def open_folder(folder: Path, config: dict) -> None:
         write_text(path, json.dumps(config, indent=2) + "\n")
         return
     try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
-        recorded["recipe"] = as_dict(from_dict(recorded["recipe"]))  # newer values: their defaults
+        recorded = with_defaults(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, CourseError, KeyError, TypeError) as error:
         raise CourseError(
             f"{path} is missing or damaged ({error}), so it is not known what was trained there: move the run "
@@ -91,6 +95,32 @@ def refuse_other(recorded: dict, asked: dict, folder: Path) -> None:
             f"{folder} holds a run of another configuration ({listed}): ask for the same, use another --runs "
             "folder or --seed, or move the old run away."
         )
+
+
+def load_own_checkpoint(path: Path, config: dict) -> dict:
+    """The checkpoint at `path` of the run with this configuration.
+
+    Raises CourseError if it is missing, damaged, or of another run.
+    """
+    if not path.exists():
+        raise CourseError(
+            f"{path} is missing: finish the run with the command or notebook that began it, or move the run folder "
+            "away to train afresh."
+        )
+    state = load_checkpoint(path)
+    try:
+        recorded = with_defaults(state["config"])
+    except (CourseError, KeyError, TypeError) as error:
+        raise CourseError(
+            f"{path} does not say which run it belongs to: it was kept as it is; move it away to train afresh."
+        ) from error
+    refuse_other(recorded, config, path)
+    return state
+
+
+def with_defaults(config: dict) -> dict:
+    """A recorded configuration; values that its recipe did not know yet have their defaults."""
+    return config | {"recipe": as_dict(from_dict(config["recipe"]))}
 
 
 def _different(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:
@@ -114,13 +144,17 @@ def load_run(folder: Path) -> Run:
         run = Run(folder, json.loads(texts["config.json"]), *tables, texts["train.log"], summary)
         if not {"recipe", "data", "seed", "notes"} <= run.config.keys():
             raise ValueError("config.json is incomplete")
+        if not {"name", "classes", "train_images", "test_images", "fingerprint"} <= run.config["data"].keys():
+            raise ValueError("config.json does not describe its data")
         if summary is not None and not {"reported", "confusion_matrix", "device"} <= summary.keys():
             raise ValueError("summary.json is incomplete")
         return run
     except FileNotFoundError as error:
+        recipe = folder.name.split("-")[0]
+        command = f"python -m helpers train {recipe if recipe in RECIPES else 'RECIPE'}"
         raise CourseError(
-            f"{folder} holds no run ({Path(error.filename).name} is missing): train one with notebook 02 or 03, "
-            "or with `python -m helpers train`."
+            f"{folder} holds no run ({Path(error.filename).name} is missing): train it first, in its notebook or with "
+            f"`{command}`."
         ) from error
     except (OSError, ValueError, AttributeError) as error:
         raise CourseError(f"The run folder {folder} is damaged ({error}): move it away to train afresh.") from error

@@ -26,7 +26,17 @@ def data_source() -> str:
 def runs_folder(fast_mode: bool | None = None) -> Path:
     """COURSE_RUNS, or `runs/`, in fast mode `runs/fast/`: fast and full runs do not meet in a folder."""
     default = "runs/fast" if (fast() if fast_mode is None else fast_mode) else "runs"
-    return REPOSITORY / Path(os.environ.get("COURSE_RUNS") or default).expanduser()  # an absolute path stays
+    return REPOSITORY / folder(os.environ.get("COURSE_RUNS") or default)  # an absolute path stays
+
+
+def folder(text: str) -> Path:
+    """The path that a user named. Raises CourseError if there can be none of that name."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+        return path
+    except (OSError, RuntimeError, ValueError) as error:  # too long, an unknown ~user, a NUL
+        raise CourseError(f"{text[:100]!r} cannot be a folder ({error}).") from error
 
 
 def keep_runs_on_drive() -> Path:

@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader
 from helpers import runs
 from helpers.augmentation import make_loader
 from helpers.batch_augmentation import ResidentBatches, can_augment
-from helpers.checkpoints import load_checkpoint, save_checkpoint, write_text
+from helpers.checkpoints import save_checkpoint, write_text
 from helpers.data import Data, stratified_split
 from helpers.devices import Device, keep_freed_memory, pick_device
 from helpers.errors import CourseError
 from helpers.evaluation import LOSSES, confusion_matrix, loss_and_accuracy, predict, to_device
-from helpers.models import make_model
+from helpers.models import load_weights, make_model
 from helpers.progress import progress_bar
 from helpers.recipes import Recipe
 from helpers.schedules import make_schedule, momentum_of
@@ -126,7 +126,9 @@ def train(
         report(f"{run.log}This run was finished before: loaded from {folder.name}.")
         return run
     if (folder / "last.pt").exists():
-        training.load_state_dict(load_checkpoint(folder / "last.pt"), folder / "last.pt")
+        if recipe.select != "last":  # the end needs it: if it is damaged, that is found now and not after hours
+            load_weights(training.evaluated, runs.load_own_checkpoint(folder / "best.pt", config), folder / "best.pt")
+        training.load_state_dict(runs.load_own_checkpoint(folder / "last.pt", config), folder / "last.pt")
         report("\n".join((*training.log, f"Resuming {folder.name} after epoch {training.epoch} of {recipe.epochs}.")))
     training.note_session()
 
@@ -143,8 +145,9 @@ def train(
         training.run_epoch(loaders, log)
         # best.pt first: killed between the two, the run repeats this epoch and writes the same again.
         if training.is_best():
-            save_checkpoint(folder / "best.pt", {"model": training.evaluated.state_dict(), "epoch": training.epoch})
-        save_checkpoint(folder / "last.pt", training.state_dict())
+            best = {"model": training.evaluated.state_dict(), "epoch": training.epoch, "config": config}
+            save_checkpoint(folder / "best.pt", best)
+        save_checkpoint(folder / "last.pt", training.state_dict() | {"config": config})
         _write_tables(folder, training)
     summary = _summary(folder, config, training, loaders["test"], log)
     _write_tables(folder, training)
@@ -225,6 +228,8 @@ class Training:
                 loss, correct = loss_and_accuracy(logits, labels, self.recipe.loss)
                 row |= {f"{name}_loss": loss, f"{name}_acc": 100 * correct / len(labels)}
                 log(_line({"val": "Validation", "test": "Test"}[name], loss, correct, len(labels)))
+        if not all(math.isfinite(value) for value in row.values()):
+            self._stop("after the last step")  # its update was too large, which only the evaluation shows
         self.history.append(row | {"seconds": time.perf_counter() - started})
         if self.is_best() and self.recipe.select != "last":
             name = {"val_acc": "Validation", "test_acc": "Test"}[self.recipe.select]
@@ -277,11 +282,7 @@ class Training:
                         f"Loss={loss_so_far:.4f} Batch_id={batch_id} LR={lr:.5f} Accuracy={accuracy:.2f}", refresh=False
                     )
         if not finite.item():
-            raise CourseError(
-                f"The loss is not finite in epoch {self.epoch}, step {good_steps.item() + 1} of {len(loader)}: lower "
-                "the learning rate with --set, or clip gradients with --set clip_norm=1; the checkpoint of the "
-                "epoch before is kept."
-            )
+            self._stop(f"in step {good_steps.item() + 1} of {len(loader)}")
         correct = correct.item()
         return {
             "lr": lr,
@@ -290,6 +291,13 @@ class Training:
             "correct": correct,
             "images": images_seen,
         }
+
+    def _stop(self, place: str) -> None:
+        kept = "the checkpoint of the epoch before is kept" if self.epoch > 1 else "nothing was saved yet"
+        raise CourseError(
+            f"The loss is not finite in epoch {self.epoch}, {place}: lower the learning rate with --set, or clip "
+            f"gradients with --set clip_norm=1; {kept}."
+        )
 
     def _average(self, averages: list[Tensor], currents: list[Tensor], averaged: Tensor) -> None:
         """Exponential moving average of weights and BatchNorm statistics, as AveragedModel calls it after a step.
@@ -328,8 +336,9 @@ def _write_tables(folder: Path, training: Training) -> None:
 
 def _summary(folder: Path, config: dict, training: Training, loader: DataLoader, log: Callable[[str], None]) -> dict:
     """The final figures, measured on the reported model as `best.pt` holds it."""
-    best, model = load_checkpoint(folder / "best.pt"), training.evaluated
-    model.load_state_dict(best["model"])
+    path, model = folder / "best.pt", training.evaluated
+    best = runs.load_own_checkpoint(path, config)
+    load_weights(model, best, path)
     logits, labels = predict(model, loader, training.device)
     loss, correct = loss_and_accuracy(logits, labels, training.recipe.loss)
     chosen_by = "last epoch" if training.recipe.select == "last" else training.recipe.select
@@ -338,7 +347,7 @@ def _summary(folder: Path, config: dict, training: Training, loader: DataLoader,
     flipped = {}
     if training.recipe.flip_averaging:
         both = (logits + predict(model, loader, training.device, flip=True)[0]) / 2
-        flipped = {"test_acc_flip_averaging": 100 * loss_and_accuracy(both, labels)[1] / len(labels)}
+        flipped = {"test_acc_flip_averaging": 100 * (both.argmax(dim=1) == labels).float().mean().item()}
     return {
         "recipe": training.recipe.name,
         "reported": {

@@ -1,6 +1,7 @@
 """Galleries: the right images in the right order, the same ones everywhere, and pictures that show them."""
 
 import dataclasses
+import itertools
 import json
 
 import matplotlib
@@ -126,13 +127,74 @@ def test_layers_figure_has_a_panel_for_each_layer(trained, predictions):
     assert "GradCAM++" in figure.get_suptitle() and panels(figure)[4].get_title() == "layer3\n4x4"
 
 
-def test_nothing_to_show_is_said(trained):
+def test_layers_figure_explains_the_predicted_class_in_every_layer(trained, predictions):
+    run, model, data = trained
+    wrong = galleries.select(predictions, correct=False, count=2)
+    shown = panels(galleries.plot_gradcam_layers(run, data, model, wrong))
+    inputs = normalise(data.test.images[wrong.indices], data.mean, data.std)
+    for column, name in enumerate(gradcam.map_sizes(model), start=1):
+        heat = gradcam.heatmaps(model, inputs, wrong.predicted, name)
+        np.testing.assert_allclose(shown[column].images[1].get_array(), heat[0], atol=1e-6)
+
+
+def test_confused_pairs_show_the_most_confident_of_their_images(trained):
     run, _, data = trained
+    made = dataclasses.replace(made_up(), actual=made_up().actual.copy())
+    shown = panels(galleries.plot_confused_pairs(run, data, made, pairs=1))
+    assert len(shown) == 2  # actual 0, predicted 1: images 7 and 1
+    for ax, index in zip(shown, (7, 1), strict=True):
+        np.testing.assert_array_equal(ax.images[0].get_array(), data.test.images[index])
+
+
+def test_every_file_shows_what_its_name_says(trained, tmp_path, monkeypatch):
+    run, model, data = trained
+    asked = {}
+    for name in ("plot_gallery", "plot_gradcam", "plot_gradcam_layers", "plot_confused_pairs"):
+        monkeypatch.setattr(galleries, name, lambda *arguments, name=name: (name, *arguments))
+    monkeypatch.setattr(galleries.plots, "save", lambda figure, path: asked.update({path.name: figure}) or path)
+    here = dataclasses.replace(run, folder=tmp_path)
+    galleries.save_gallery(here, data, model, count=5, order="first", layer="layer1", method="gradcam++")
+    made = json.loads((tmp_path / "gallery.json").read_text())
+    assert asked["correct.png"][-1].indices.tolist() == made["correct"]
+    assert asked["misclassified.png"][-1].indices.tolist() == made["misclassified"]
+    selection, *how = asked["gradcam.png"][4:]
+    assert selection.indices.tolist() == made["misclassified"] == made["gradcam"] and how == ["layer1", "gradcam++"]
+    assert asked["gradcam_layers.png"][4].indices.tolist() == made["misclassified"][:4]
+    right = galleries.predict_test(run, model, data)
+    assert all(right.actual[i] == right.predicted[i] for i in made["correct"])
+    assert all(right.actual[i] != right.predicted[i] for i in made["misclassified"])
+
+
+def test_pictures_of_nothing_are_removed(trained, tmp_path, monkeypatch):
+    run, model, data = trained
+    for name in galleries.PICTURES:
+        (tmp_path / name).write_bytes(b"old")
+    right = made_up()[np.array([0, 2, 5])]
+    monkeypatch.setattr(galleries, "predict_test", lambda *arguments: right)
+    made = galleries.save_gallery(dataclasses.replace(run, folder=tmp_path), data, model)
+    assert [path.name for path in made] == ["correct.png"] == [path.name for path in tmp_path.glob("*.png")]
+
+
+def test_long_class_names_do_not_run_into_each_other(trained, predictions):
+    run, _, data = trained
+    data = dataclasses.replace(data, classes=tuple(f"a class of a very long name {k}" for k in range(10)))
+    wrong = galleries.select(predictions, correct=False, count=10)
+    figure = galleries.plot_gallery(run, data, wrong)
+    figure.canvas.draw()
+    boxes = [ax.title.get_window_extent() for ax in panels(figure)[:5]]
+    assert all(a.x1 <= b.x0 for a, b in itertools.pairwise(boxes))
+
+
+def test_nothing_to_show_is_said(trained):
+    run, model, data = trained
     right = made_up()[np.array([0, 2, 5])]
     none = galleries.select(right, correct=False, count=5)
     assert len(none) == 0
     with pytest.raises(CourseError, match="no test image is misclassified"):
         galleries.plot_gallery(run, data, none)
+    for plot in (galleries.plot_gradcam, galleries.plot_gradcam_layers):
+        with pytest.raises(CourseError, match="no test image is misclassified"):
+            plot(run, data, model, none)
     with pytest.raises(CourseError, match="every test image is classified correctly"):
         galleries.plot_confused_pairs(run, data, right)
 
@@ -165,24 +227,33 @@ def test_command_writes_the_pictures_and_says_what_they_show(trained):
     assert (made["order"], made["layer"], made["map_size"]) == ("per-class", "layer1", [16, 16])
     assert len(made["misclassified"]) == 6 and not set(made["misclassified"]) & set(made["correct"])
     demands = {demand.text: demand.met for demand in gallery_checklist(run)}
-    assert list(demands.values()) == [False, False, True, True]  # 6 are fewer than 20
+    assert list(demands.values()) == [False, True, True, True]  # 6 are fewer than 20
 
 
 def test_checklist_needs_the_gallery_and_fine_maps(trained, tmp_path):
     run, _, _ = trained
     with pytest.raises(CourseError, match="helpers gallery"):
         gallery_checklist(dataclasses.replace(run, folder=tmp_path))
-    made = {"correct": list(range(25)), "misclassified": list(range(25)), "layer": "layer3", "map_size": [4, 4]}
-    text = json.dumps(made | {"accuracy": run.summary["reported"]["test_acc"] - 1})
-    (tmp_path / "gallery.json").write_text(text)
-    demands = gallery_checklist(dataclasses.replace(run, folder=tmp_path))
-    assert [demand.met for demand in demands] == [True, True, False, False]
+    made = {kind: list(range(25)) for kind in ("correct", "misclassified", "gradcam")}
+    made |= {"layer": "layer3", "map_size": [4, 4], "method": "gradcam", "accuracy": 101.0}
+    here = dataclasses.replace(run, folder=tmp_path)
+    for change, met in (({}, [True, True, False, False]), ({"gradcam": [30]}, [True, False, False, False])):
+        (tmp_path / "gallery.json").write_text(json.dumps(made | change))
+        assert [demand.met for demand in gallery_checklist(here)] == met
+    for damage in ([], made | {"map_size": 8}, made | {"accuracy": "x"}, {}):
+        (tmp_path / "gallery.json").write_text(json.dumps(damage))
+        with pytest.raises(CourseError, match="missing or damaged"):
+            gallery_checklist(here)
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["nowhere"], "holds no run"),
+        ([""], "RUN has to name a run folder"),
+        (["x" * 300], "cannot be a folder"),
+        (["~nosuchuser/x"], "cannot be a folder"),
+        (["nowhere", "--runs", "~nosuchuser/x"], "cannot be a folder"),
         (["RUN", "--count", "101"], "--count has to be a whole number from 1 to 100, not 101"),
         (["RUN", "--layer", "layer9"], "choose one of prep (32x32)"),
         (["RUN", "--order", "best"], "invalid choice: 'best'"),

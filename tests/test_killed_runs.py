@@ -16,7 +16,16 @@ from helpers.settings import REPOSITORY
 RECIPES = {
     "custom_resnet": ["--epochs", "4", "--set", "batch_size=16"],
     "resnet18_layernorm": [
-        *("--epochs", "4", "--set", "batch_size=16", "validation_images=8", "patience=0", "ema_decay=0.5"),
+        *(
+            "--epochs",
+            "4",
+            "--set",
+            "batch_size=16",
+            "validation_images=8",
+            "patience=0",
+            "ema_decay=0.5",
+            "dropout=0.3",
+        ),
     ],
 }
 

@@ -8,6 +8,7 @@ from conftest import random_images
 matplotlib.use("agg")
 from helpers import plots
 from helpers.data import Data, Split, channel_statistics
+from helpers.errors import CourseError
 from helpers.lr_finder import RangeTest
 from helpers.recipes import RECIPES, Plateau, with_epochs
 from helpers.runs import HISTORY_COLUMNS, Run, configuration
@@ -112,8 +113,9 @@ def test_comparison_shows_every_run_by_its_recorded_figures(tmp_path):
     runs = [make_run(tmp_path, ["cat", "dog"], f"resnet18_{norm}norm") for norm in ("batch", "layer")]
     figure = plots.plot_comparison(runs)
     for ax, split in zip(figure.axes, ("train", "val"), strict=True):
-        assert [list(line.get_ydata()) for line in ax.lines] == [list(run.history[f"{split}_acc"]) for run in runs]
-        assert [list(line.get_markevery()) for line in ax.lines] == [[2], [2]]  # the first epoch at the lower rate
+        curves, dots = ax.lines[::2], ax.lines[1::2]
+        assert [list(line.get_ydata()) for line in curves] == [list(run.history[f"{split}_acc"]) for run in runs]
+        assert [list(line.get_xdata()) for line in dots] == [[3], [3]]  # the first epoch at the lower rate
     for part in (
         "resnet18_batchnorm · pets · seed 3",
         "resnet18_layernorm: changed: ",
@@ -121,6 +123,13 @@ def test_comparison_shows_every_run_by_its_recorded_figures(tmp_path):
         "CPU, float32",
     ):
         assert part in texts(figure)
+
+
+def test_compared_runs_of_one_recipe_are_told_apart_by_their_folders(tmp_path):
+    runs = [make_run(tmp_path / name / "run", ["cat", "dog"], "resnet18_layernorm") for name in ("plain", "no-clip")]
+    written = texts(plots.plot_comparison(runs))
+    assert "plain/run" in written and "no-clip/run" in written
+    assert written.count("limited to 40 images") == 1
 
 
 def test_comparison_without_validation_images_says_test(tmp_path):
@@ -146,3 +155,32 @@ def test_normalisation_figure_groups_columns_and_rows():
         groups = np.asarray(ax.collections[0].get_array()).reshape(4, 6)
         assert (groups == groups.take([0], axis=axis)).all()  # alike along the axis ...
         assert len(np.unique(groups)) == groups.shape[1 - axis]  # ... and only along it
+
+
+def test_plateau_figure_fills_only_what_counts_as_an_improvement():
+    top = plots.plot_plateau(Plateau(1.0, "val_acc", 0.1, 2), [90, 90.005, 90.006, 90.007, 90.008]).axes[0]
+    assert list(top.lines[1].get_xdata()) == [1] and len(top.patches) == 1
+
+
+def test_unfinished_runs_and_too_many_are_told(tmp_path):
+    run = make_run(tmp_path, ["cat", "dog"])
+    empty = dataclasses.replace(run, history={key: values[:0] for key, values in run.history.items()})
+    for plot in (plots.plot_curves, plots.plot_schedule, lambda run: plots.plot_comparison([run])):
+        with pytest.raises(CourseError, match="no finished epoch"):
+            plot(empty)
+    for plot in (plots.plot_class_accuracy, plots.plot_confusion_matrix):
+        with pytest.raises(CourseError, match="not finished"):
+            plot(dataclasses.replace(run, summary=None))
+    with pytest.raises(CourseError, match="From 1 to 6 runs"):
+        plots.plot_comparison([run] * 7)
+
+
+def test_labels_of_validation_and_test_lie_apart(tmp_path):
+    run = make_run(tmp_path, ["cat", "dog"], "resnet18_layernorm")
+    for name in ("loss", "acc"):
+        run.history[f"test_{name}"][:] = run.history[f"val_{name}"] + 0.001
+    figure = plots.plot_curves(run)
+    figure.canvas.draw()
+    for ax in (figure.axes[1], figure.axes[3]):
+        one, two = (text.get_window_extent() for text in ax.texts)
+        assert not one.overlaps(two)

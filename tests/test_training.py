@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from helpers import synthetic, training
 from helpers.augmentation import normalise
 from helpers.data import Data, Split, channel_statistics, load_data
-from helpers.devices import pick_device
+from helpers.devices import Device, pick_device
 from helpers.errors import CourseError
-from helpers.evaluation import confusion_matrix, cross_entropy_of_softmax, loss_and_accuracy
+from helpers.evaluation import confusion_matrix, cross_entropy_of_softmax, loss_and_accuracy, predict
 from helpers.models import load_model, make_model
 from helpers.recipes import changed, get_recipe, with_epochs
 from helpers.runs import HISTORY_COLUMNS, load_run
@@ -185,12 +185,25 @@ def test_impossible_requests_leave_nothing_behind(data, tmp_path, values, senten
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoint(data, tmp_path):
-    recipe = small(lr_max=1e30, lr_min=1e-3, ema_decay=0.0, peak_epoch=2)
-    with pytest.raises(CourseError, match=r"not finite in epoch \d, step \d of 3: lower the learning rate"):
+    """Learning rates by the epoch: 0.001, then far too much."""
+    recipe = small(epochs=4, lr_max=1e30, lr_min=1e-3, ema_decay=0.0, peak_epoch=2, step="epoch")
+    with pytest.raises(
+        CourseError, match=r"not finite in epoch 2, in step 2 of 3: .*; the checkpoint of the epoch before"
+    ):
         training.train(recipe, data, tmp_path, report=lambda line: None)
     assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("summary.json"))
-    for path in tmp_path.rglob("last.pt"):
-        assert all(v.isfinite().all() for v in torch.load(path, weights_only=True)["model"].values())
+    (path,) = tmp_path.rglob("last.pt")
+    state = torch.load(path, weights_only=True)
+    assert state["epoch"] == 1 and all(v.isfinite().all() for v in state["model"].values())
+
+
+@pytest.mark.parametrize("select", ["last", "test_acc"])
+def test_divergence_in_the_last_step_of_an_epoch_is_not_saved(data, tmp_path, select):
+    """A single step an epoch: its loss is that of the fresh network, and only the evaluation sees what it did."""
+    values = {"batch_size": 70, "lr_max": 1e38, "lr_min": 1e37, "peak_epoch": 1, "ema_decay": 0.0, "select": select}
+    with pytest.raises(CourseError, match=r"not finite in epoch 1, after the last step: .*; nothing was saved yet"):
+        training.train(small(epochs=3, **values), data, tmp_path, report=lambda line: None)
+    assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("summary.json"))
 
 
 def test_a_run_without_its_files_is_named(tmp_path):
@@ -215,7 +228,7 @@ def plateau(data, tmp_path_factory):
     """Four epochs on which the learning rate falls after every epoch that is not better than the best so far."""
     recipe = changed(
         with_epochs(get_recipe("resnet18_layernorm"), 4),
-        {"batch_size": 25, "validation_images": 20, "patience": 0, "factor": 0.5, "ema_decay": 0.9},
+        {"batch_size": 25, "validation_images": 20, "patience": 0, "factor": 0.5, "ema_decay": 0.9, "dropout": 0.3},
     )
     lines = []
     return training.train(recipe, data, tmp_path_factory.mktemp("runs"), report=lines.append), lines, recipe
@@ -244,14 +257,85 @@ def test_best_checkpoint_is_that_of_the_best_monitored_epoch(plateau):
     assert saved == [f"Validation accuracy {v:.2f} has increased: saving the model" for v in records]
 
 
-def test_flip_averaging_is_the_mean_of_two_passes(plateau, data):
-    run, _, _ = plateau
-    model, device = load_model(run), pick_device()
-    x = normalise(data.test.images, data.mean, data.std)
-    with torch.no_grad(), device.autocast():
-        logits = model(x).float() + model(x.flip(3)).float()
-    accuracy = 100 * (logits.argmax(1).numpy() == data.test.labels).mean()
-    assert run.summary["reported"]["test_acc_flip_averaging"] == pytest.approx(accuracy, abs=2.5)  # one image of 40
+def test_flip_averaging_is_the_mean_of_two_passes(plateau, data, monkeypatch):
+    """Every image is classified wrongly by a little, and its mirror image correctly by more."""
+    run, _, recipe = plateau
+    right = torch.eye(10)[torch.from_numpy(data.test.labels)]
+
+    def predict(model, loader, device, *, flip=False):
+        return (3 * right if flip else right.roll(1, dims=1)), torch.from_numpy(data.test.labels)
+
+    state = training.Training(recipe, 10, 2, pick_device())
+    state.history, state.sessions = [{"seconds": 1.0, "test_acc": 50.0}], [{"device": "CPU"}]
+    monkeypatch.setattr(training, "predict", predict)
+    reported = training._summary(run.folder, run.config, state, None, lambda line: None)["reported"]
+    assert (reported["test_acc"], reported["test_acc_flip_averaging"]) == (0, 100)
+
+
+def test_mirrored_prediction_mirrors_the_images(data):
+    device = Device(torch.device("cpu"), torch.float32, "test")
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
+    loader = training.make_loaders(small(), data, 0, device)["test"]
+    logits, labels = predict(model, loader, device, flip=True)
+    expected = model(normalise(data.test.images[:, :, ::-1].copy(), data.mean, data.std))
+    torch.testing.assert_close(logits, expected.detach())
+    assert not torch.allclose(logits, predict(model, loader, device)[0], atol=0.1)
+    assert labels.tolist() == data.test.labels.tolist()
+
+
+def test_held_out_images_are_not_trained_on(data):
+    loaders = training.make_loaders(small(validation_images=20, select="val_acc"), data, 0, pick_device())
+    train, val = ({image.tobytes() for image in loaders[name].dataset.split.images} for name in ("train", "val"))
+    assert len(val) == 20 and not train & val
+    assert train | val == {image.tobytes() for image in data.train.images}
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_checkpoint_of_another_run_is_refused_and_kept(plateau, data, tmp_path, name):
+    run, _, recipe = plateau
+
+    def interrupt(line):
+        if line == "EPOCH: 2":
+            raise KeyboardInterrupt
+
+    other = changed(recipe, {"factor": 0.3})
+    with pytest.raises(KeyboardInterrupt):
+        training.train(other, data, tmp_path, report=interrupt)
+    path = training.run_folder(tmp_path, other, data, 0) / name
+    path.write_bytes((run.folder / name).read_bytes())
+    with pytest.raises(CourseError, match=r"another configuration \(recipe\.factor: 0\.5 there, 0\.3 asked for\)"):
+        training.train(other, data, tmp_path, report=lambda line: None)
+    assert path.read_bytes() == (run.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [
+        (None, "best.pt is missing"),
+        ({"model": {}}, "does not say which run it belongs to"),
+        ({"model": 3, "config": True}, "belongs to another network"),
+        ({"model": {"fc.weight": torch.zeros(2, 512)}, "config": True}, "belongs to another network"),
+    ],
+)
+def test_bad_best_checkpoint_is_found_before_training_goes_on(plateau, data, tmp_path, state, sentence):
+    run, _, recipe = plateau
+
+    def interrupt(line):
+        if line == "EPOCH: 2":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(recipe, data, tmp_path, report=interrupt)
+    path = training.run_folder(tmp_path, recipe, data, 0) / "best.pt"
+    path.unlink()
+    if state:
+        torch.save(state | ({"config": run.config} if "config" in state else {}), path)
+    lines = []
+    with pytest.raises(CourseError, match=sentence):
+        training.train(recipe, data, tmp_path, report=lines.append)
+    assert "EPOCH: 2" not in lines
+    with pytest.raises(CourseError, match=sentence):
+        load_model(load_run(path.parent))
 
 
 def test_average_of_the_weights_follows_its_formula(data):
