@@ -4,12 +4,16 @@ What is compared is measured in turns, so that a machine that slows down slows b
 median of several rounds after one that is thrown away, and its spread is half the range of the rounds.
 """
 
-import json
+import re
+import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
 from helpers.augmentation import make_loader
-from helpers.data import SIZE, Data, Split, channel_statistics
+from helpers.data import SIZE, Data, Split, channel_statistics, load_data
 from helpers.devices import Device, keep_freed_memory, pick_device
 from helpers.models import make_model
 from helpers.recipes import RECIPES, Plateau, Recipe
@@ -112,9 +116,9 @@ def plain_epoch(loader: DataLoader, model: torch.nn.Module, optimizer: torch.opt
 
 def matrix_products(device: Device, rounds: int) -> dict:
     """Floating point operations a second of square matrix products in the device's precision."""
-    size = 8192 if device.device.type == "cuda" else 2048
-    a, b = (torch.randn(size, size, device=device.device, dtype=device.dtype) for _ in range(2))
-    return rate(2 * size**3, in_turns({"product": lambda: a @ b}, 5 * rounds, device)["product"])
+    size = 8192 if device.device.type == "cuda" else 4096
+    a, b, out = (torch.randn(size, size, device=device.device, dtype=device.dtype) for _ in range(3))
+    return rate(2 * size**3, in_turns({"product": lambda: torch.mm(a, b, out=out)}, 3 * rounds, device)["product"])
 
 
 def step_flop(recipe: Recipe) -> int:
@@ -171,57 +175,52 @@ def _ours(recipe: Recipe, data: Data, device: Device) -> tuple[Iterable, Trainin
     return loader, Training(recipe, 10, len(loader), device)
 
 
-# Each in a process of its own, so that nothing is loaded before and no memory is left from others.
-MEMORY = """
-import json, resource, sys, torch
-from helpers.authoring import bench
-from helpers.devices import keep_freed_memory, pick_device
-from helpers.recipes import RECIPES
-keep_freed_memory()
-device, recipe = pick_device(), RECIPES[sys.argv[1]]
-loader, training = bench._ours(recipe, bench.noise(2 * recipe.batch_size), device)
-training.train_epoch(loader)
-host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-cuda = torch.cuda.max_memory_allocated() if device.device.type == "cuda" else 0
-print(json.dumps({"host": host, "device": cuda}))
-"""
-START_UP = """
-import json, time
-began = time.perf_counter()
-import helpers.plots, helpers.training
-imported = time.perf_counter()
-from helpers.data import load_data
-data = load_data("synthetic")
-ready = time.perf_counter()
-from helpers.authoring import bench
-from helpers.devices import pick_device
-from helpers.recipes import RECIPES
-recipe = RECIPES["custom_resnet"]
-loader, training = bench._ours(recipe, bench.noise(recipe.batch_size), pick_device())
-training.train_epoch(loader)
-print(json.dumps({"import": imported - began, "data": ready - imported, "first step": time.perf_counter() - ready}))
-"""
+def _in_a_fresh_process(function: Callable, *arguments) -> dict:
+    """So that nothing is loaded before, and no memory is left from others."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
-def _in_a_process(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+def peak_memory(name: str) -> dict:
+    """Bytes at most, of the process and on the device, after two training steps: for a process of its own."""
+    keep_freed_memory()
+    device, recipe = pick_device(), RECIPES[name]
+    loader, training = _ours(recipe, noise(2 * recipe.batch_size), device)
+    training.train_epoch(loader)
+    host, status = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, Path("/proc/self/status")
+    if status.exists():  # Linux; its ru_maxrss would begin with the memory of the process that started this one
+        host = 1024 * int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1])
+    return {"host": host, "device": torch.cuda.max_memory_allocated() if device.device.type == "cuda" else 0}
 
 
-def peak_memory() -> dict:
-    """Bytes at most, of the process and on the device, while two steps of each recipe are trained."""
-    return {name: json.loads(_in_a_process("-c", MEMORY, name).stdout) for name in OWN}
+def first_step() -> dict:
+    """Seconds until data lie ready, drawn before, and until a first step is done: for a process of its own."""
+    started = time.perf_counter()
+    load_data("synthetic")
+    ready = time.perf_counter()
+    recipe = RECIPES["custom_resnet"]
+    loader, training = _ours(recipe, noise(recipe.batch_size), pick_device())
+    training.train_epoch(loader)
+    return {"data ready": ready - started, "first step": time.perf_counter() - ready}
 
 
 def start_up(rounds: int) -> dict:
     """Seconds of the command line's answers, and of what comes before the first step is done."""
-    device = Device(torch.device("cpu"), torch.float32, "")  # processes: the clock, and not device events
-    answers = {
-        "--help": lambda: _in_a_process("-m", "helpers", "--help"),
-        "refused recipe": lambda: _in_a_process("-m", "helpers", "train", "custom_resnt"),
-        "refused run": lambda: _in_a_process("-m", "helpers", "gallery", "nowhere"),
+    commands = {
+        "--help": ["-m", "helpers", "--help"],
+        "refused recipe": ["-m", "helpers", "train", "custom_resnt"],
+        "refused run": ["-m", "helpers", "gallery", "nowhere"],
+        "import": ["-c", "import helpers.plots, helpers.training"],
     }
-    measured = {name: float(np.median(seconds)) for name, seconds in in_turns(answers, rounds, device).items()}
-    return measured | json.loads(_in_a_process("-c", START_UP).stdout)
+    tasks = {name: lambda words=words: _python(*words) for name, words in commands.items()}
+    clock = Device(torch.device("cpu"), torch.float32, "")  # processes are timed by the clock, not by device events
+    measured = {name: float(np.median(seconds)) for name, seconds in in_turns(tasks, rounds, clock).items()}
+    load_data("synthetic")  # drawn and cached, if it was not yet
+    return measured | _in_a_fresh_process(first_step)
+
+
+def _python(*arguments: str) -> None:
+    subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, capture_output=True)
 
 
 def measure(quick: bool, report: Callable[[str], None] = print) -> dict:
@@ -245,7 +244,8 @@ def measure(quick: bool, report: Callable[[str], None] = print) -> dict:
             RECIPES[name], 2 if quick else rounds, steps[name], device, result["matrix_products"]
         )
     report("Start-up and memory ...")
-    return result | {"start_up": start_up(rounds), "peak_memory": peak_memory()}
+    result["start_up"] = start_up(rounds)
+    return result | {"peak_memory": {name: _in_a_fresh_process(peak_memory, name) for name in OWN}}
 
 
 def table(result: dict) -> str:
