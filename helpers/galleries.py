@@ -28,6 +28,7 @@ ORDERS = {
     "per-class": "from each class in turn, the most confident first",
 }
 MOST = 100  # images in a figure
+DPI = 80  # in a notebook, which such pictures would make heavy; files have more
 PICTURES = ("correct.png", "misclassified.png", "gradcam.png", "gradcam_layers.png", "confused_pairs.png")
 TITLES = {"gradcam": "GradCAM", "gradcam++": "GradCAM++"}
 
@@ -120,7 +121,7 @@ def _grid(
     rows = -(-len(selection) // columns)
     widths = ([1] * panels + [0.12] * gap) * columns
     figsize = (sum(widths) * size, rows * (size + title_height) + 0.9)
-    figure, axes = plt.subplots(rows, len(widths), figsize=figsize, squeeze=False, width_ratios=widths)
+    figure, axes = plt.subplots(rows, len(widths), figsize=figsize, squeeze=False, width_ratios=widths, dpi=DPI)
     for ax in axes.flat:
         ax.axis("off")
     return figure, axes.reshape(rows * columns, panels + gap)[:, :panels]
@@ -193,14 +194,13 @@ def _show_heat(ax: Axes, image: np.ndarray, heat: np.ndarray, title: str) -> Non
     ax.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6, interpolation="nearest")
 
 
-def plot_confused_pairs(run: Run, data: Data, predictions: Selection, pairs: int = 6, examples: int = 6) -> Figure:
+def plot_confused_pairs(run: Run, data: Data, predictions: Selection, pairs: int = 4, examples: int = 5) -> Figure:
     """The pairs of classes most often confused, a row each, with the most confident of these mistakes."""
     found = confused_pairs(predictions, pairs)
     if not found:
         raise CourseError("There is nothing to show: every test image is classified correctly.")
-    figure, axes = plt.subplots(
-        len(found), examples, figsize=(1.35 * examples + 1.8, 1.5 * len(found) + 0.9), squeeze=False
-    )
+    figsize = 1.35 * examples + 1.8, 1.5 * len(found) + 0.9
+    figure, axes = plt.subplots(len(found), examples, figsize=figsize, squeeze=False, dpi=DPI)
     names = _names(data)
     for row, (actual, predicted, number) in zip(axes, found, strict=True):
         those = np.flatnonzero((predictions.actual == actual) & (predictions.predicted == predicted))

@@ -147,16 +147,14 @@ def plot_curves(run: Run) -> Figure:
     rows = (("loss", "loss", "{:.3f}"), ("acc", "accuracy (%)", "{:.2f} %"))
     for pair, (quantity, unit, form) in zip(axes, rows, strict=True):
         for ax, splits in zip(pair, (["train"], right), strict=True):
-            last = {split: run.history[f"{split}_{quantity}"][-1] for split in splits}
             for split in splits:
-                ax.plot(epochs, run.history[f"{split}_{quantity}"], color=COLOURS[split], marker="o", markersize=3)
-                above = last[split] == max(last.values()) if len(last) > 1 else quantity == "loss"
-                style = {"ha": "right", "va": "bottom" if above else "top", "color": COLOURS[split]}
-                text = f"{NAMES[split]} {form.format(last[split])}"
-                _write(ax, text, (epochs[-1], last[split]), 0, 9 if above else -9, fontweight="bold", **style)
-            ax.margins(y=0.16)
+                values = run.history[f"{split}_{quantity}"]
+                label = f"{NAMES[split]} {form.format(values[-1])}"
+                ax.plot(epochs, values, color=COLOURS[split], marker="o", markersize=3, label=label)
             for epoch in drops:  # the first epoch with the lower learning rate
                 ax.axvline(epoch - 0.5, color=GREY, linestyle=":", linewidth=1)
+            # A loss falls and an accuracy rises: these corners stay empty.
+            ax.legend(loc="upper right" if quantity == "loss" else "lower right", labelcolor="linecolor")
         pair[0].set_ylabel(unit)
     for ax in axes[1]:
         ax.set_xlabel("epoch")
@@ -279,7 +277,7 @@ def plot_confusion_matrix(run: Run) -> Figure:
     """Counts of test images by actual class (rows) and predicted class (columns), written out up to 30 classes."""
     confusion, classes = _confusion(run), class_names(run.config["data"]["classes"])
     wrong = confusion - np.diag(confusion.diagonal())
-    figure, ax = plt.subplots(figsize=(8, 6.6))
+    figure, ax = plt.subplots(figsize=(7.4, 6))
     few = len(classes) <= MOST_CLASSES
     scale = {"cmap": "Oranges", "cbar_kws": {"label": "misclassified images", "shrink": 0.8}}
     cells = {"annot": confusion if few else None, "fmt": "d", "linewidths": 0.5 if few else 0}
