@@ -179,6 +179,7 @@ def _cached(path: Path, stamp: str, build: Callable[[], dict], name: str) -> Dat
     arrays = build()
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             np.savez(file, stamp=np.array(stamp), **arrays)
         temporary.replace(path)
@@ -206,9 +207,14 @@ def _as_data(arrays: Mapping[str, np.ndarray], name: str) -> Data:
 def _load_synthetic() -> Data:
     from helpers import synthetic
 
-    train = Split(*synthetic.draw(SYNTHETIC_COUNTS["train"], seed=0))
-    test = Split(*synthetic.draw(SYNTHETIC_COUNTS["test"], seed=1))
-    return _as_data(_prepare(synthetic.CLASSES, train, test, ("synthetic pictures, not CIFAR-10",)), "synthetic")
+    def drawn() -> dict:
+        train, test = (
+            Split(*synthetic.draw(SYNTHETIC_COUNTS[part], seed)) for seed, part in enumerate(("train", "test"))
+        )
+        return _prepare(synthetic.CLASSES, train, test, ("synthetic pictures, not CIFAR-10",))
+
+    code = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()  # other code may draw other pictures
+    return _cached(REPOSITORY / "data" / "synthetic.npz", f"{code} {SYNTHETIC_COUNTS}", drawn, "synthetic")
 
 
 def _load_cifar10(root: Path) -> Data:

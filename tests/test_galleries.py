@@ -22,6 +22,12 @@ from helpers.recipes import get_recipe
 from helpers.training import train
 
 
+@pytest.fixture(autouse=True)
+def _closed_figures():
+    yield
+    matplotlib.pyplot.close("all")
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A tiny run on synthetic pictures, its network, its data."""

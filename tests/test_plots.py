@@ -14,6 +14,12 @@ from helpers.recipes import RECIPES, Plateau, with_epochs
 from helpers.runs import HISTORY_COLUMNS, Run, configuration
 
 
+@pytest.fixture(autouse=True)
+def _closed_figures():
+    yield
+    matplotlib.pyplot.close("all")
+
+
 def make_run(tmp_path, classes, recipe="custom_resnet"):
     recipe = with_epochs(RECIPES[recipe], 4)
     description = {"name": "pets", "classes": classes, "fingerprint": "", "notes": ["limited to 40 images"]}
