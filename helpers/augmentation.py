@@ -60,9 +60,13 @@ def augment(images: np.ndarray, pipeline: A.Compose, seed: int | tuple[int, ...]
 
 def normalise(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> torch.Tensor:
     """uint8 (N, H, W, 3) -> float32 (N, 3, H, W), zero mean and unit variance a channel, channels last."""
-    scale = torch.from_numpy(1 / (255 * std)).float().view(3, 1, 1)
-    shift = torch.from_numpy(mean / std).float().view(3, 1, 1)
+    scale, shift = scale_and_shift(mean, std)
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().mul_(scale).sub_(shift)
+
+
+def scale_and_shift(mean: np.ndarray, std: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """What pixels in 0..255 are multiplied by, and what is then subtracted, (3, 1, 1) each."""
+    return tuple(torch.from_numpy(values).float().view(3, 1, 1) for values in (1 / (255 * std), mean / std))
 
 
 def denormalise(images: torch.Tensor, mean: np.ndarray, std: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from helpers.augmentation import BatchOrder
+from helpers.augmentation import BatchOrder, scale_and_shift
 from helpers.data import Split
 
 Draw = Callable[[], Tensor]  # a number within [0, 1) for each image, (N,)
@@ -29,7 +29,7 @@ def pad_if_needed(images: Tensor, draw: Draw, *, min_height: int, min_width: int
         return F.pad(images, sides, mode="reflect")
     if border_mode != "BORDER_CONSTANT":
         raise ValueError(border_mode)
-    fill = torch.as_tensor(fill, dtype=images.dtype, device=images.device).expand(3).view(3, 1, 1)
+    fill = _colour(fill, images)
     return F.pad(images - fill, sides) + fill
 
 
@@ -55,7 +55,7 @@ def coarse_dropout(
         _span(draw, size, *lengths)
         for size, lengths in zip(images.shape[2:], (hole_height_range, hole_width_range), strict=True)
     ]
-    fill = torch.as_tensor(fill, dtype=images.dtype, device=images.device).expand(3).view(3, 1, 1)
+    fill = _colour(fill, images)
     return torch.where(inside[0][:, None, :, None] & inside[1][:, None, None, :], fill, images)
 
 
@@ -106,6 +106,10 @@ def random_brightness_contrast(images: Tensor, draw: Draw, *, brightness_limit=0
         _uniform(draw(), limit)[:, None, None, None] for limit in (contrast_limit, brightness_limit)
     )
     return (images * (1 + contrast) + 255 * brightness).clamp(0, 255)
+
+
+def _colour(fill: float | tuple, images: Tensor) -> Tensor:
+    return torch.as_tensor(fill, dtype=images.dtype, device=images.device).expand(3).view(3, 1, 1)
 
 
 def _whole(drawn: Tensor, least: int, most: int) -> Tensor:
@@ -176,8 +180,7 @@ class ResidentBatches:
         seed: int | None = None,
     ):
         self.images, self.labels = (torch.from_numpy(values).to(device) for values in (split.images, split.labels))
-        self.scale = torch.from_numpy(1 / (255 * std)).float().view(3, 1, 1).to(device)
-        self.shift = torch.from_numpy(mean / std).float().view(3, 1, 1).to(device)
+        self.scale, self.shift = (values.to(device) for values in scale_and_shift(mean, std))
         self.mean, self.augmentation = mean, augmentation
         self.sampler = BatchOrder(len(split), batch_size, seed)
 

@@ -92,7 +92,7 @@ def select(predictions: Selection, *, correct: bool, count: int, order: str = "c
     if not 1 <= operator.index(count) <= MOST:
         raise CourseError(f"count has to be a whole number from 1 to {MOST}, not {count}.")
     found = np.flatnonzero((predictions.actual == predictions.predicted) == correct)
-    ranked = found if order == "first" else found[np.argsort(-predictions.confidence[found], kind="stable")]
+    ranked = found if order == "first" else _confident_first(predictions, found)
     if order == "per-class":
         labels = predictions.actual[ranked]
         turn = np.zeros(len(labels), dtype=int)
@@ -101,6 +101,10 @@ def select(predictions: Selection, *, correct: bool, count: int, order: str = "c
         ranked = ranked[np.lexsort((labels, turn))]  # everyone's first by class, then everyone's second
     kind = "correctly classified" if correct else "misclassified"
     return replace(predictions[ranked[:count]], kind=kind, available=len(found), order=order)
+
+
+def _confident_first(predictions: Selection, chosen: np.ndarray) -> np.ndarray:
+    return chosen[np.argsort(-predictions.confidence[chosen], kind="stable")]
 
 
 def confused_pairs(predictions: Selection, count: int) -> list[tuple[int, int, int]]:
@@ -204,7 +208,7 @@ def plot_confused_pairs(run: Run, data: Data, predictions: Selection, pairs: int
     names = _names(data)
     for row, (actual, predicted, number) in zip(axes, found, strict=True):
         those = np.flatnonzero((predictions.actual == actual) & (predictions.predicted == predicted))
-        those = those[np.argsort(-predictions.confidence[those], kind="stable")]
+        those = _confident_first(predictions, those)
         for ax in row:
             ax.axis("off")
         for ax, index in zip(row, those, strict=False):
@@ -236,14 +240,13 @@ def save_gallery(
     predictions = predict_test(run, model, data)
     count = gallery_size(run.recipe) if count is None else count
     correct, wrong = (select(predictions, correct=kind, count=count, order=order) for kind in (True, False))
-    explained = wrong
     figures = {}
     if len(correct):
         figures["correct.png"] = lambda: plot_gallery(run, data, correct)
     if len(wrong):
         figures |= {
             "misclassified.png": lambda: plot_gallery(run, data, wrong),
-            "gradcam.png": lambda: plot_gradcam(run, data, model, explained, name, method),
+            "gradcam.png": lambda: plot_gradcam(run, data, model, wrong, name, method),
             "gradcam_layers.png": lambda: plot_gradcam_layers(run, data, model, wrong[:4], method),
             "confused_pairs.png": lambda: plot_confused_pairs(run, data, predictions),
         }
@@ -254,7 +257,7 @@ def save_gallery(
     record = {
         "correct": correct.indices.tolist(),
         "misclassified": wrong.indices.tolist(),
-        "gradcam": explained.indices.tolist(),
+        "gradcam": wrong.indices.tolist(),
         "order": order,
         "layer": name,
         "map_size": size,

@@ -141,8 +141,7 @@ def plot_curves(run: Run) -> Figure:
     """Loss (above) and accuracy (below) of training (left) and test or validation (right), an epoch a point."""
     run.check_begun()
     figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharex=True, sharey="row")
-    epochs, lr = run.history["epoch"], run.history["lr"]
-    drops = epochs[1:][lr[1:] < lr[:-1]] if isinstance(run.recipe.schedule, Plateau) else []
+    epochs = run.history["epoch"]
     right = [name for name in ("val", "test") if np.isfinite(run.history[f"{name}_loss"]).any()]
     rows = (("loss", "loss", "{:.3f}"), ("acc", "accuracy (%)", "{:.2f} %"))
     for pair, (quantity, unit, form) in zip(axes, rows, strict=True):
@@ -151,7 +150,7 @@ def plot_curves(run: Run) -> Figure:
                 values = run.history[f"{split}_{quantity}"]
                 label = f"{NAMES[split]} {form.format(values[-1])}"
                 ax.plot(epochs, values, color=COLOURS[split], marker="o", markersize=3, label=label)
-            for epoch in drops:  # the first epoch with the lower learning rate
+            for epoch in epochs[run.reduced]:
                 ax.axvline(epoch - 0.5, color=GREY, linestyle=":", linewidth=1)
             # A loss falls and an accuracy rises: these corners stay empty.
             ax.legend(loc="upper right" if quantity == "loss" else "lower right", labelcolor="linecolor")
@@ -176,9 +175,7 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True)
     titles = [run.title for run in runs]
     for run, colour in zip(runs, RUN_COLOURS[: len(runs)], strict=True):
-        epochs, lr = run.history["epoch"], run.history["lr"]
-        reduced = isinstance(run.recipe.schedule, Plateau) & (lr[1:] < lr[:-1])
-        lower = np.flatnonzero(reduced) + 1
+        epochs, lower = run.history["epoch"], run.reduced
         held_out = "val" if np.isfinite(run.history["val_acc"]).any() else "test"
         name = run.title if titles.count(run.title) == 1 else f"{run.folder.parent.name}/{run.folder.name}"
         for ax, split in zip(axes, ("train", held_out), strict=True):

@@ -12,7 +12,7 @@ import numpy as np
 from helpers import __version__
 from helpers.checkpoints import load_checkpoint, make_folder, write_text
 from helpers.errors import CourseError
-from helpers.recipes import RECIPES, Recipe, as_dict, differences, from_dict
+from helpers.recipes import RECIPES, Plateau, Recipe, as_dict, differences, from_dict
 from helpers.settings import REPOSITORY
 
 HISTORY_COLUMNS = (
@@ -46,6 +46,12 @@ class Run:
     def provenance(self) -> str:
         """Where it was trained: device, precision, version; empty until the run is finished."""
         return "{device}, {precision}, torch {torch}".format(**self.summary) if self.summary else ""
+
+    @property
+    def reduced(self) -> np.ndarray:
+        """Rows of the history that are the first at a lower learning rate, if a plateau lowers it."""
+        lr = self.history["lr"]
+        return np.flatnonzero(lr[1:] < lr[:-1]) + 1 if isinstance(self.recipe.schedule, Plateau) else np.array([], int)
 
     def check_begun(self) -> None:
         """Raises CourseError for a run without a finished epoch."""

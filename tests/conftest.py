@@ -31,3 +31,12 @@ def pictures() -> dict[str, dict[str, list[np.ndarray]]]:
 @pytest.fixture
 def image_folder(tmp_path, pictures) -> Path:
     return write_folder(tmp_path / "pets", pictures)
+
+
+@pytest.fixture
+def closed_figures():
+    """Closes the figures that a test leaves open."""
+    yield
+    from matplotlib import pyplot
+
+    pyplot.close("all")

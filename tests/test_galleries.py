@@ -21,11 +21,7 @@ from helpers.models import load_model
 from helpers.recipes import get_recipe
 from helpers.training import train
 
-
-@pytest.fixture(autouse=True)
-def _closed_figures():
-    yield
-    matplotlib.pyplot.close("all")
+pytestmark = pytest.mark.usefixtures("closed_figures")
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,7 @@ from helpers.lr_finder import RangeTest
 from helpers.recipes import RECIPES, Plateau, with_epochs
 from helpers.runs import HISTORY_COLUMNS, Run, configuration
 
-
-@pytest.fixture(autouse=True)
-def _closed_figures():
-    yield
-    matplotlib.pyplot.close("all")
+pytestmark = pytest.mark.usefixtures("closed_figures")
 
 
 def make_run(tmp_path, classes, recipe="custom_resnet"):

@@ -28,6 +28,17 @@ def small(name="custom_resnet", **values):
     return changed(with_epochs(get_recipe(name), 3), {"batch_size": 32, **values})
 
 
+def interrupt_at(place, recipe, data, folder):
+    """Train until the log says `place`."""
+
+    def interrupt(line):
+        if line == place:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(recipe, data, folder, report=interrupt)
+
+
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     lines = []
@@ -121,13 +132,7 @@ def test_softmax_before_the_cross_entropy_has_a_floor():
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_interrupted_run_ends_like_an_undisturbed_one(finished, data, tmp_path, epoch):
     run, _ = finished
-
-    def interrupt(line):
-        if line == f"EPOCH: {epoch}":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        training.train(small(), data, tmp_path, report=interrupt)
+    interrupt_at(f"EPOCH: {epoch}", small(), data, tmp_path)
     resumed = training.train(small(), data, tmp_path, report=lambda line: None)
     for name in ("train.log", "steps.csv"):
         assert (resumed.folder / name).read_text() == (run.folder / name).read_text()
@@ -294,13 +299,8 @@ def test_held_out_images_are_not_trained_on(data):
 def test_checkpoint_of_another_run_is_refused_and_kept(plateau, data, tmp_path, name):
     run, _, recipe = plateau
 
-    def interrupt(line):
-        if line == "EPOCH: 2":
-            raise KeyboardInterrupt
-
     other = changed(recipe, {"factor": 0.3})
-    with pytest.raises(KeyboardInterrupt):
-        training.train(other, data, tmp_path, report=interrupt)
+    interrupt_at("EPOCH: 2", other, data, tmp_path)
     path = training.run_folder(tmp_path, other, data, 0) / name
     path.write_bytes((run.folder / name).read_bytes())
     with pytest.raises(CourseError, match=r"another configuration \(recipe\.factor: 0\.5 there, 0\.3 asked for\)"):
@@ -320,12 +320,7 @@ def test_checkpoint_of_another_run_is_refused_and_kept(plateau, data, tmp_path, 
 def test_bad_best_checkpoint_is_found_before_training_goes_on(plateau, data, tmp_path, state, sentence):
     run, _, recipe = plateau
 
-    def interrupt(line):
-        if line == "EPOCH: 2":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        training.train(recipe, data, tmp_path, report=interrupt)
+    interrupt_at("EPOCH: 2", recipe, data, tmp_path)
     path = training.run_folder(tmp_path, recipe, data, 0) / "best.pt"
     path.unlink()
     if state:
@@ -379,12 +374,7 @@ def test_gradients_are_clipped_to_the_norm_of_the_recipe(data):
 def test_interrupted_plateau_run_ends_like_an_undisturbed_one(plateau, data, tmp_path):
     run, _, recipe = plateau
 
-    def interrupt(line):
-        if line == "EPOCH: 3":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        training.train(recipe, data, tmp_path, report=interrupt)
+    interrupt_at("EPOCH: 3", recipe, data, tmp_path)
     resumed = training.train(recipe, data, tmp_path, report=lambda line: None)
     assert (resumed.folder / "train.log").read_text() == (run.folder / "train.log").read_text()
     for part in ("last", "best"):
