@@ -1,6 +1,7 @@
 """Files of a run, written whole or not at all, and read without trusting them."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,12 @@ def make_folder(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_checkpoint(path: Path, state: dict) -> None:

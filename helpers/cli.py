@@ -60,6 +60,23 @@ def build_parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure the speed of this machine, side by side with plain loops")
     bench.add_argument("--quick", action="store_true", help="fewer rounds: under 2 minutes on 2 cores")
     bench.add_argument("--out", default="bench.json", metavar="FILE", help="JSON file to write (default: %(default)s)")
+    report = commands.add_parser(
+        "report",
+        help="bring the README and its figures up to date with results/",
+        description="Make what the README shows from the recorded runs in results/: tables, logs, figures.",
+    )
+    report.add_argument("--check", action="store_true", help="write nothing, fail if anything does not match")
+    report.add_argument("--data", metavar="D", help="the complete CIFAR-10, for figures that show images")
+    record = commands.add_parser("record", help="copy finished runs into results/, as text")
+    record.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run or of a range test")
+    record.add_argument("--weights", action="store_true", help="record the weights too, in half precision")
+    record.add_argument("--data", default=settings.data_source(), metavar="D", help="to measure the weights with")
+    reproduce = commands.add_parser("reproduce", help="train every recipe at full length, then report; resumable")
+    reproduce.add_argument("--data", default=settings.data_source(), metavar="D", help="(default: %(default)s)")
+    reproduce.add_argument("--runs", metavar="DIR", help="where run folders are made (default: runs)")
+    render = commands.add_parser("render", help="execute notebooks again from the recorded runs, without training")
+    render.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
+    render.add_argument("--data", default=settings.data_source(), metavar="D", help="(default: %(default)s)")
     train.add_argument("--epochs", metavar="N", help="train N epochs, the schedule stretched or squeezed to them")
     return parser
 
@@ -67,16 +84,14 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
-        {"train": run_train, "lr-find": run_lr_find, "gallery": run_gallery, "bench": run_bench}[options.command](
-            options
-        )
+        run = globals()[f"run_{options.command.replace('-', '_')}"]
+        return run(options) or 0
     except CourseError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted. A training goes on after its last finished epoch with the same command.", file=sys.stderr)
         return 130
-    return 0
 
 
 def _whole_number(text: str | None, option: str, least: int = 1, most: int = 2**32 - 1) -> int | None:
@@ -187,3 +202,48 @@ def run_bench(options: argparse.Namespace) -> None:
     print(table(result))
     write_text(Path(options.out), json.dumps(result, indent=2) + "\n")
     print(f"Written to {options.out}")
+
+
+def run_report(options: argparse.Namespace) -> int:
+    _draw_to_files()
+
+    from helpers.authoring import report
+    from helpers.data import load_data
+
+    if not options.check:
+        written = report.report(load_data(options.data) if options.data else None)
+        print("Written:", ", ".join(path.name for path in written) or "nothing, all is up to date")
+        return 0
+    faults = report.check()
+    print("\n".join(faults) or "README.md and images/ match results/.")
+    if faults:
+        print("`python -m helpers report` brings them up to date.")
+    return 1 if faults else 0
+
+
+def run_record(options: argparse.Namespace) -> None:
+    _draw_to_files()
+
+    from helpers.authoring.report import record
+    from helpers.data import load_data
+
+    data = load_data(options.data) if options.weights else None
+    for run in options.runs:
+        print(f"Recorded: {record(settings.folder(run), data)}")
+
+
+def run_reproduce(options: argparse.Namespace) -> None:
+    _draw_to_files()
+
+    from helpers.authoring.reproduce import reproduce
+    from helpers.data import load_data
+
+    reproduce(load_data(options.data), settings.folder(options.runs) if options.runs else settings.runs_folder())
+
+
+def run_render(options: argparse.Namespace) -> None:
+    from helpers.authoring.render import render
+
+    for notebook in options.notebooks:
+        render(settings.folder(notebook), options.data)
+        print(f"Rendered: {notebook}")

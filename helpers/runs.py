@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +165,12 @@ def load_run(folder: Path) -> Run:
         ) from error
     except (OSError, ValueError, AttributeError) as error:
         raise CourseError(f"The run folder {folder} is damaged ({error}): move it away to train afresh.") from error
+
+
+def write_summary(folder: Path, summary: dict) -> None:
+    """Write `summary.json`, each row of the confusion matrix on one line."""
+    text = re.sub(r"\[[\d,\s]+\]", lambda row: " ".join(row[0].split()), json.dumps(summary, indent=2))
+    write_text(folder / "summary.json", text + "\n")
 
 
 def to_csv(columns: tuple[str, ...], rows: list[dict]) -> str:

@@ -5,7 +5,6 @@ import math
 import os
 import platform
 import random
-import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -151,8 +150,7 @@ def train(
         _write_tables(folder, training)
     summary = _summary(folder, config, training, loaders["test"], log)
     _write_tables(folder, training)
-    text = re.sub(r"\[[\d,\s]+\]", lambda row: " ".join(row[0].split()), json.dumps(summary, indent=2))
-    write_text(folder / "summary.json", text + "\n")  # each row of the confusion matrix on one line
+    runs.write_summary(folder, summary)
     return runs.load_run(folder)
 
 
