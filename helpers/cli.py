@@ -1,10 +1,9 @@
 """The command line: `python -m helpers ...`."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from helpers import recipes, settings
+from helpers import distributed, recipes, settings
 from helpers.errors import CourseError
 
 # The keys of galleries.ORDERS and gradcam.METHODS, whose import takes seconds.
@@ -82,15 +81,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = build_parser().parse_args(arguments)
+    with distributed.muted(errors=True):
+        options = build_parser().parse_args(arguments)
     try:
-        run = globals()[f"run_{options.command.replace('-', '_')}"]
-        return run(options) or 0
+        if distributed.WORLD_SIZE > 1 and options.command != "train":
+            raise CourseError(f"torchrun is for `train`: start `python -m helpers {options.command}` without it.")
+        return COMMANDS[options.command](options) or 0
     except CourseError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        distributed.say_once(f"Error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted. A training goes on after its last finished epoch with the same command.", file=sys.stderr)
+        distributed.say_once("\nInterrupted. A training goes on after its last finished epoch with the same command.")
         return 130
 
 
@@ -131,14 +132,15 @@ def _draw_to_files() -> None:
 
 
 def run_train(options: argparse.Namespace) -> None:
-    recipe, data, folder, seed = _prepare(options)
+    with distributed.group(), distributed.muted():
+        recipe, data, folder, seed = _prepare(options)
 
-    from helpers.plots import save_run_figures  # torch is only loaded once everything above is right
-    from helpers.training import train
+        from helpers.plots import save_run_figures  # torch is only loaded once everything above is right
+        from helpers.training import train
 
-    run = train(recipe, data, folder, seed=seed)
-    figures = ", ".join(path.name for path in save_run_figures(run))
-    print(f"Run folder: {run.folder} (with {figures})")
+        run = train(recipe, data, folder, seed=seed)
+        figures = ", ".join(path.name for path in distributed.from_first(save_run_figures, run))
+        print(f"Run folder: {run.folder} (with {figures})")
 
 
 def run_lr_find(options: argparse.Namespace) -> None:
@@ -247,3 +249,15 @@ def run_render(options: argparse.Namespace) -> None:
     for notebook in options.notebooks:
         render(settings.folder(notebook), options.data)
         print(f"Rendered: {notebook}")
+
+
+COMMANDS = {
+    "train": run_train,
+    "lr-find": run_lr_find,
+    "gallery": run_gallery,
+    "bench": run_bench,
+    "report": run_report,
+    "record": run_record,
+    "reproduce": run_reproduce,
+    "render": run_render,
+}

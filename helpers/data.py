@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from helpers import distributed
 from helpers.errors import CourseError
 from helpers.progress import progress_bar
 from helpers.settings import REPOSITORY
@@ -69,6 +70,7 @@ class Data:
         }
 
 
+@distributed.first_of_each_machine()  # decodes; the others read what it cached
 def load_data(source: str = "cifar10", *, limit: int | None = None) -> Data:
     """Load `cifar10`, `synthetic` or the folder at the path `source`.
 

@@ -109,6 +109,7 @@ class Recipe:
     fc_bias: bool = True  # custom_resnet
     logit_scale: float = 1.0  # custom_resnet: multiplies the logits
     norm: str = "batch"  # resnet18: BatchNorm, or "layer" normalisation
+    sync_batchnorm: bool = False  # several GPUs: BatchNorm statistics of the whole batch, not of each GPU's share
     dropout: float = 0.0  # resnet18: share of channels dropped in each block
     zero_init_residual: bool = False  # resnet18: every block starts as the identity
     # (albumentations class, arguments) in order. The word "mean" stands for the channel means of

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from helpers import runs
+from helpers import distributed, runs
 from helpers.augmentation import make_loader
 from helpers.batch_augmentation import ResidentBatches, can_augment
 from helpers.checkpoints import save_checkpoint, write_text
@@ -119,15 +119,12 @@ def train(
     seed_everything(seed)
     training = Training(recipe, len(data.classes), len(loaders["train"]), device)
     folder = run_folder(folder, recipe, data, seed)
-    runs.open_folder(folder, config)
-    if (folder / "summary.json").exists():
-        run = runs.load_run(folder)
-        report(f"{run.log}This run was finished before: loaded from {folder.name}.")
-        return run
-    if (folder / "last.pt").exists():
-        if recipe.select != "last":  # the end needs it: if it is damaged, that is found now and not after hours
-            load_weights(training.evaluated, runs.load_own_checkpoint(folder / "best.pt", config), folder / "best.pt")
-        training.load_state_dict(runs.load_own_checkpoint(folder / "last.pt", config), folder / "last.pt")
+    finished, state = distributed.from_first(_open, folder, config, training)
+    if finished:
+        report(f"{finished.log}This run was finished before: loaded from {folder.name}.")
+        return finished
+    if state:
+        training.load_state_dict(state, folder / "last.pt")
         report("\n".join((*training.log, f"Resuming {folder.name} after epoch {training.epoch} of {recipe.epochs}.")))
     training.note_session()
 
@@ -139,16 +136,46 @@ def train(
         log(f"Training {recipe.name} on {data.name}, seed {seed}: {loaders['train'].sampler.count:,} images")
         for note in config["notes"]:
             log(f"NOTE: {note}")
-    _write_tables(folder, training)  # again after an interruption: they may be older than the checkpoint
+    # again after an interruption: they may be older than the checkpoint
+    distributed.from_first(_write_tables, folder, training)
     while training.epoch < recipe.epochs:
         training.run_epoch(loaders, log)
-        # best.pt first: killed between the two, the run repeats this epoch and writes the same again.
-        if training.is_best():
-            best = {"model": training.evaluated.state_dict(), "epoch": training.epoch, "config": config}
-            save_checkpoint(folder / "best.pt", best)
-        save_checkpoint(folder / "last.pt", training.state_dict() | {"config": config})
-        _write_tables(folder, training)
+        distributed.from_first(_save, folder, config, training)
     summary = _summary(folder, config, training, loaders["test"], log)
+    return distributed.from_first(_finish, folder, training, summary)
+
+
+# Of several processes, the first alone calls these four: no other touches the run folder, which it may not even see.
+
+
+def _open(folder: Path, config: dict, training: "Training") -> tuple[runs.Run | None, dict | None]:
+    """The run if it is finished, and otherwise the state to go on from, if there is one."""
+    runs.open_folder(folder, config)
+    if (folder / "summary.json").exists():
+        return runs.load_run(folder), None
+    if not (folder / "last.pt").exists():
+        return None, None
+    if training.recipe.select != "last":  # the end needs it: if it is damaged, that is found now and not after hours
+        load_weights(training.evaluated, runs.load_own_checkpoint(folder / "best.pt", config), folder / "best.pt")
+    return None, runs.load_own_checkpoint(folder / "last.pt", config)
+
+
+def _save(folder: Path, config: dict, training: "Training") -> None:
+    # best.pt first: killed between the two, the run repeats this epoch and writes the same again.
+    if training.is_best():
+        best = {"model": training.evaluated.state_dict(), "epoch": training.epoch, "config": config}
+        save_checkpoint(folder / "best.pt", best)
+    save_checkpoint(folder / "last.pt", training.state_dict() | {"config": config})
+    _write_tables(folder, training)
+
+
+def _write_tables(folder: Path, training: "Training") -> None:
+    write_text(folder / "history.csv", runs.to_csv(runs.HISTORY_COLUMNS, training.history))
+    write_text(folder / "steps.csv", runs.to_csv(runs.STEP_COLUMNS, training.steps))
+    write_text(folder / "train.log", "\n".join(training.log) + "\n")
+
+
+def _finish(folder: Path, training: "Training", summary: dict) -> runs.Run:
     _write_tables(folder, training)
     runs.write_summary(folder, summary)
     return runs.load_run(folder)
@@ -159,7 +186,11 @@ class Training:
 
     def __init__(self, recipe: Recipe, classes: int, steps_per_epoch: int, device: Device):
         self.recipe, self.device = recipe, device
-        self.model = device.place(make_model(recipe, classes))
+        model = make_model(recipe, classes)
+        if recipe.sync_batchnorm:
+            model = distributed.with_synchronised_batchnorm(model)
+        self.model = device.place(model)
+        self.parallel = distributed.parallel(self.model)
         self.averaged = None
         if recipe.ema_decay:
             self.averaged = AveragedModel(self.model, multi_avg_fn=self._average, use_buffers=True)
@@ -226,6 +257,7 @@ class Training:
                 loss, correct = loss_and_accuracy(logits, labels, self.recipe.loss)
                 row |= {f"{name}_loss": loss, f"{name}_acc": 100 * correct / len(labels)}
                 log(_line({"val": "Validation", "test": "Test"}[name], loss, correct, len(labels)))
+        row = distributed.from_first(lambda: row)  # to the last bit, for the decisions that follow from it
         if not all(math.isfinite(value) for value in row.values()):
             self._stop("after the last step")  # its update was too large, which only the evaluation shows
         self.history.append(row | {"seconds": time.perf_counter() - started})
@@ -239,6 +271,7 @@ class Training:
     def train_epoch(self, loader: DataLoader | ResidentBatches) -> dict:
         recipe, loss_function = self.recipe, LOSSES[self.recipe.loss]
         loader.sampler.epoch = self.epoch
+        distributed.draw_apart(loader.sampler.seed, self.epoch)
         self.model.train()
         # Sums stay on the device: reading them would make the host wait for every step.
         loss_sum = torch.zeros((), device=self.device.device, dtype=torch.float64)
@@ -249,10 +282,13 @@ class Training:
         with progress_bar(loader, f"Epoch {self.epoch}/{recipe.epochs}") as bar:
             for batch_id, batch in enumerate(bar):
                 images, labels = to_device(batch, self.device)
+                count = len(labels)  # of the batch; images and labels are this process's share from here on
+                labels = labels[distributed.share(count)]
                 with self.device.autocast():
-                    logits = self.model(images)
+                    logits = self.parallel(images)
                 logits = logits.float()
-                loss = loss_function(logits, labels, label_smoothing=recipe.label_smoothing)
+                mean_loss = partial(distributed.batch_mean, loss_function, logits, labels, count)
+                loss = mean_loss(label_smoothing=recipe.label_smoothing)
                 self.optimizer.zero_grad(set_to_none=True)
                 self.scaler.scale(loss).backward()
                 if recipe.clip_norm:
@@ -264,8 +300,8 @@ class Training:
                     self.averaged.update_parameters(self.model)
                 with torch.no_grad():
                     # Without smoothing, so that the curves of train and test can be compared.
-                    plain = loss_function(logits, labels) if recipe.label_smoothing else loss
-                    loss_sum += plain.detach() * len(labels)
+                    plain = mean_loss() if recipe.label_smoothing else loss
+                    loss_sum += plain.detach() * (count / distributed.WORLD_SIZE)
                     correct += (logits.argmax(dim=1) == labels).sum()
                     finite &= loss.isfinite()
                     good_steps += finite
@@ -279,12 +315,15 @@ class Training:
                     bar.set_postfix_str(
                         f"Loss={loss_so_far:.4f} Batch_id={batch_id} LR={lr:.5f} Accuracy={accuracy:.2f}", refresh=False
                     )
-        if not finite.item():
-            self._stop(f"in step {good_steps.item() + 1} of {len(loader)}")
-        correct = correct.item()
+        distributed.same_buffers(self.model, self.evaluated)
+        figures = distributed.gathered((loss_sum.item(), correct.item(), images_seen, good_steps.item()))
+        loss_sums, corrects, counts, good_steps = zip(*figures, strict=True)
+        if min(good_steps) < len(loader):
+            self._stop(f"in step {min(good_steps) + 1} of {len(loader)}")
+        correct, images_seen = sum(corrects), sum(counts)
         return {
             "lr": lr,
-            "train_loss": loss_sum.item() / images_seen,
+            "train_loss": sum(loss_sums) / images_seen,
             "train_acc": 100 * correct / images_seen,
             "correct": correct,
             "images": images_seen,
@@ -326,16 +365,10 @@ def _line(name: str, loss: float, correct: int, images: int) -> str:
     return f"{name} set: Average loss: {loss:.4f}, Accuracy: {correct}/{images} ({100 * correct / images:.2f}%)"
 
 
-def _write_tables(folder: Path, training: Training) -> None:
-    write_text(folder / "history.csv", runs.to_csv(runs.HISTORY_COLUMNS, training.history))
-    write_text(folder / "steps.csv", runs.to_csv(runs.STEP_COLUMNS, training.steps))
-    write_text(folder / "train.log", "\n".join(training.log) + "\n")
-
-
 def _summary(folder: Path, config: dict, training: Training, loader: DataLoader, log: Callable[[str], None]) -> dict:
     """The final figures, measured on the reported model as `best.pt` holds it."""
     path, model = folder / "best.pt", training.evaluated
-    best = runs.load_own_checkpoint(path, config)
+    best = distributed.from_first(runs.load_own_checkpoint, path, config)
     load_weights(model, best, path)
     logits, labels = predict(model, loader, training.device)
     loss, correct = loss_and_accuracy(logits, labels, training.recipe.loss)
