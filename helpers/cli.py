@@ -1,6 +1,8 @@
 """The command line: `python -m helpers ...`."""
 
 import argparse
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -66,6 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
+    sys.stdout.reconfigure(line_buffering=True)  # a log that is piped or redirected is complete at any moment
+    signal.signal(signal.SIGTERM, _interrupt)  # a cluster's or a container's way to press Ctrl-C
     try:
         {"train": run_train, "lr-find": run_lr_find, "gallery": run_gallery, "bench": run_bench}[options.command](
             options
@@ -73,10 +77,17 @@ def main(arguments: list[str] | None = None) -> int:
     except CourseError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as signalled:
         print("\nInterrupted. A training goes on after its last finished epoch with the same command.", file=sys.stderr)
-        return 130
+        return 128 + (signalled.args[0] if signalled.args else signal.SIGINT)  # 130 or 143, as shells count
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered
+        return 128 + signal.SIGPIPE
     return 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def _whole_number(text: str | None, option: str, least: int = 1, most: int = 2**32 - 1) -> int | None:

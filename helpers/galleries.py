@@ -20,7 +20,7 @@ from helpers.devices import pick_device
 from helpers.errors import CourseError
 from helpers.evaluation import predict
 from helpers.gradcam import check_method, heatmaps, map_sizes, pick_layer
-from helpers.runs import Run
+from helpers.runs import Run, locked
 
 ORDERS = {
     "first": "in the order of the test set",
@@ -250,10 +250,11 @@ def save_gallery(
             "gradcam_layers.png": lambda: plot_gradcam_layers(run, data, model, wrong[:4], method),
             "confused_pairs.png": lambda: plot_confused_pairs(run, data, predictions),
         }
-    for file in PICTURES:
-        if file not in figures:
-            (run.folder / file).unlink(missing_ok=True)
-    paths = [plots.save(draw(), run.folder / file) for file, draw in figures.items()]
+    with locked(run.folder):
+        for file in PICTURES:
+            if file not in figures:
+                (run.folder / file).unlink(missing_ok=True)
+        paths = [plots.save(draw(), run.folder / file) for file, draw in figures.items()]
     record = {
         "correct": correct.indices.tolist(),
         "misclassified": wrong.indices.tolist(),
