@@ -2,7 +2,9 @@
 
 import contextlib
 import hashlib
+import io
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -13,8 +15,8 @@ from helpers.errors import CourseError
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Call `write` with a temporary file beside `path`, flush it to the disk, and rename it to `path`.
 
-    Whenever the process dies, `path` is the old file or the new one. Raises CourseError if the disk
-    is full or the folder cannot be written; the old file then stays.
+    Whenever the process dies, `path` is the old file or the new one; once this returns, it is the new one even if
+    the power fails. Raises CourseError if the disk is full or the folder cannot be written; the old file then stays.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -23,12 +25,20 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+    except OSError as error:
+        raise CourseError(
+            f"{path} could not be written ({error}): free space or make its folder writable, then run the same again; "
+            "or choose another --runs folder."
+        ) from error
+    finally:
         with contextlib.suppress(OSError):  # the folder itself may be gone; the first error says why
             temporary.unlink(missing_ok=True)
-        raise CourseError(
-            f"{path} could not be written ({error}): free space or choose another --runs folder."
-        ) from error
+    with contextlib.suppress(OSError):  # some file systems have no folders that could be flushed
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name, too, is on the disk
+        finally:
+            os.close(folder)
 
 
 def make_folder(folder: Path) -> None:
@@ -55,22 +65,36 @@ def save_checkpoint(path: Path, state: dict) -> None:
     """`state`: nested dicts and lists of tensors, numbers and strings, so that it loads with weights_only."""
     import torch  # takes seconds, and only checkpoints need it
 
-    write_atomically(path, lambda file: torch.save(state, file))
+    # Into memory first: within a write, torch turns a full disk and Ctrl-C alike into "unexpected pos 512 vs 414".
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_atomically(path, lambda file: file.write(content.getbuffer()))
 
 
 def load_checkpoint(path: Path) -> dict:
     """The state saved at `path`, on the CPU; no code in the file is executed (weights_only).
 
-    Raises CourseError if the file is damaged or holds anything else than a checkpoint.
+    Raises CourseError if the file is damaged, to the last bit, or holds anything else than a checkpoint.
     """
     import torch
 
+    from helpers.devices import out_of_memory
+
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch writes checksums and does not look at them
+        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CourseError(f"{path} cannot be read ({error}): make it readable, then run the same again.") from error
     except Exception as error:  # damage can surface as anything
+        if out_of_memory(error):
+            raise
+        damaged = True
+    if damaged:
         raise CourseError(
-            f"{path} is damaged or no checkpoint: it was kept as it is; move it away to train afresh."
-        ) from error
+            f"{path} is damaged or no checkpoint: it was kept as it is; put back a good copy of it, or move its "
+            "folder away to train afresh."
+        )
     if not isinstance(state, dict) or "model" not in state:
-        raise CourseError(f"{path} holds no model: it was kept as it is; move it away to train afresh.")
+        raise CourseError(f"{path} holds no model: it was kept as it is; move its folder away to train afresh.")
     return state

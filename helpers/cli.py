@@ -1,6 +1,9 @@
 """The command line: `python -m helpers ...`."""
 
 import argparse
+import os
+import signal
+import sys
 from pathlib import Path
 
 from helpers import distributed, recipes, settings
@@ -83,6 +86,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     with distributed.muted(errors=True):
         options = build_parser().parse_args(arguments)
+    sys.stdout.reconfigure(line_buffering=True)  # a log that is piped or redirected is complete at any moment
+    signal.signal(signal.SIGTERM, _interrupt)  # a cluster's or a container's way to press Ctrl-C
     try:
         if distributed.WORLD_SIZE > 1 and options.command != "train":
             raise CourseError(f"torchrun is for `train`: start `python -m helpers {options.command}` without it.")
@@ -90,9 +95,16 @@ def main(arguments: list[str] | None = None) -> int:
     except CourseError as error:
         distributed.say_once(f"Error: {error}")
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as signalled:
         distributed.say_once("\nInterrupted. A training goes on after its last finished epoch with the same command.")
-        return 130
+        return 128 + (signalled.args[0] if signalled.args else signal.SIGINT)  # 130 or 143, as shells count
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered
+        return 128 + signal.SIGPIPE
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def _whole_number(text: str | None, option: str, least: int = 1, most: int = 2**32 - 1) -> int | None:

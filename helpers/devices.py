@@ -1,7 +1,9 @@
 """What the machine at hand computes fastest with: device, precision, memory format."""
 
 import ctypes
+import functools
 import platform
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ import torch
 
 from helpers import distributed
 from helpers.errors import CourseError
+from helpers.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,45 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap too
         mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap does not shrink
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the host refused memory: for the host PyTorch has no exception of its own."""
+    signs = ("can't allocate memory", "out of memory", "_ALLOC_FAILED", "Cannot allocate memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def explain_failures(function: Callable) -> Callable:
+    """Decorates what computes with a recipe, its first argument.
+
+    Raises CourseError, with what to change and by how much, if memory runs out or a data loading process dies.
+    """
+
+    @functools.wraps(function)
+    def explained(recipe: Recipe, *arguments, **options):
+        try:
+            return function(recipe, *arguments, **options)
+        except (MemoryError, OSError, RuntimeError) as error:
+            reason = (str(error) or repr(error)).splitlines()[0]
+            if out_of_memory(error):
+                rates = {key: vars(recipe.schedule).get(key) for key in ("lr", "lr_min", "lr_max")}
+                halved = {"batch_size": max(1, recipe.batch_size // 2)} | {k: v / 2 for k, v in rates.items() if v}
+                sentence = (
+                    f"The memory does not suffice for batch_size={recipe.batch_size} ({reason}): close what else uses "
+                    "it, such as other notebooks, and run the same again; or halve the batches and with them the "
+                    f"learning rate, --set {' '.join(f'{key}={value:g}' for key, value in halved.items())}, in another "
+                    "--runs folder if epochs are finished here."
+                )
+            elif "DataLoader worker" in str(error):
+                sentence = (
+                    f"A process that loads data died ({reason}): run the same again to go on after the last finished "
+                    "epoch; if it happens again, the machine has too little memory, and others on it use some."
+                )
+            else:
+                raise
+        raise CourseError(sentence)  # not within `except`, where it would keep the tensors of the failed step alive
+
+    return explained
 
 
 def pick_device() -> Device:

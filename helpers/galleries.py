@@ -21,7 +21,7 @@ from helpers.devices import pick_device
 from helpers.errors import CourseError
 from helpers.evaluation import predict
 from helpers.gradcam import check_method, heatmaps, map_sizes, pick_layer
-from helpers.runs import Run
+from helpers.runs import Run, locked
 
 ORDERS = {
     "first": "in the order of the test set",
@@ -277,9 +277,10 @@ def save_gallery(run: Run, data: Data, model: nn.Module, **choice) -> list[Path]
     it removed. Raises CourseError before anything is written if an argument is wrong.
     """
     gallery = make_gallery(run, data, model, **choice)
-    for file in PICTURES:
-        if file not in gallery.figures:
-            (run.folder / file).unlink(missing_ok=True)
-    paths = [plots.save(draw(), run.folder / file) for file, draw in gallery.figures.items()]
-    write_text(run.folder / "gallery.json", json.dumps(gallery.record) + "\n")
+    with locked(run.folder):
+        for file in PICTURES:
+            if file not in gallery.figures:
+                (run.folder / file).unlink(missing_ok=True)
+        paths = [plots.save(draw(), run.folder / file) for file, draw in gallery.figures.items()]
+        write_text(run.folder / "gallery.json", json.dumps(gallery.record) + "\n")
     return paths

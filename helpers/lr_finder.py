@@ -27,9 +27,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from helpers import runs
-from helpers.checkpoints import make_folder, write_text
+from helpers.checkpoints import write_text
 from helpers.data import Data
-from helpers.devices import Device, keep_freed_memory, pick_device
+from helpers.devices import Device, explain_failures, keep_freed_memory, pick_device
 from helpers.errors import CourseError
 from helpers.evaluation import LOSSES
 from helpers.models import make_model
@@ -154,6 +154,7 @@ def read_curve(lrs: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
     return lr_min, lr_max
 
 
+@explain_failures
 def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: int = STEPS) -> RangeTest:
     """The range test of a recipe, on training data only, recorded in a folder of its own under `folder`.
 
@@ -172,10 +173,11 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
     device = pick_device()
     keep_freed_memory()
     loader = make_loaders(recipe, data, seed, device)["train"]
-    make_folder(folder)
-    seed_everything(seed)
-    model = device.place(make_model(recipe, len(data.classes)))
-    lrs, losses, suggestion, ended = range_test(model, make_optimizer(recipe, model), loader, device, recipe, steps)
+    with runs.locked(folder):
+        seed_everything(seed)
+        model = device.place(make_model(recipe, len(data.classes)))
+        curve = range_test(model, make_optimizer(recipe, model), loader, device, recipe, steps)
+    lrs, losses, suggestion, ended = curve
     lr_min, lr_max = read_curve(lrs, losses)
     notes = [*data.notes, *([f"{steps} steps instead of {STEPS}"] if steps != STEPS else [])]
     result = RangeTest(

@@ -159,4 +159,6 @@ def load_weights(model: nn.Module, checkpoint: dict, path: Path) -> None:
         model.load_state_dict(checkpoint["model"])
     except (AttributeError, RuntimeError, TypeError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
-        raise CourseError(f"{path} belongs to another network ({reason}): move it away to train afresh.") from error
+        raise CourseError(
+            f"{path} belongs to another network ({reason}): move its folder away to train afresh."
+        ) from error

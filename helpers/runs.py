@@ -1,10 +1,15 @@
 """A run folder: what was trained on what, how it went, and the figures it ended with."""
 
+import contextlib
 import csv
+import errno
 import io
 import json
+import os
+import platform
 import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,25 +77,62 @@ def configuration(recipe: Recipe, data: dict, seed: int) -> dict:
     return {"recipe": as_dict(recipe), "data": data, "seed": seed, "notes": notes}
 
 
-def open_folder(folder: Path, config: dict) -> None:
-    """Make the run folder and record `config` in it, or check that it holds the same.
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder and keep other processes from writing there, until the block or this process ends.
+
+    Raises CourseError if another process does, or if it cannot be written. Where the file system knows no locks,
+    as some network drives, nothing is kept away.
+    """
+    make_folder(folder)
+    path = folder / ".lock"
+    try:
+        file = path.open("ab+", buffering=0)
+    except OSError as error:
+        raise CourseError(f"{path} cannot be opened ({error}): choose another folder with --runs.") from error
+    with file:
+        try:
+            import fcntl  # not on Windows
+
+            # Unlike flock's, these locks are not inherited by the loading processes, which may outlive a killed run.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (ImportError, OSError) as error:
+            if getattr(error, "errno", None) in (errno.EACCES, errno.EAGAIN):
+                holder = path.read_text(errors="replace")[:200].strip() or "another process"
+                raise CourseError(
+                    f"{folder} is in use by {holder}: wait until that ends or stop it, or use another --runs folder "
+                    "or --seed."
+                ) from error
+        with contextlib.suppress(OSError):  # a full disk; what needs space will say so
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
+        yield
+
+
+def open_folder(folder: Path, config: dict) -> bool:
+    """Record `config` in the run folder, or check that it holds the same, and tell whether a run has begun there.
 
     Raises CourseError with the difference if it holds another run's, or if it cannot be written.
     """
     path = folder / "config.json"
-    make_folder(folder)
-    begun = any((folder / name).exists() for name in ("last.pt", "summary.json"))
+    begun = any((folder / name).exists() for name in ("last.pt", "summary.json")) or _epochs_recorded(folder)
     if not begun:  # nothing was trained yet, so nothing is lost
         write_text(path, json.dumps(config, indent=2) + "\n")
-        return
+        return False
     try:
         recorded = with_defaults(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, CourseError, KeyError, TypeError) as error:
-        raise CourseError(
-            f"{path} is missing or damaged ({error}), so it is not known what was trained there: move the run "
-            "folder away to train afresh."
-        ) from error
+    except (OSError, ValueError, CourseError, KeyError, TypeError):  # missing or damaged, but the checkpoint knows
+        recorded = with_defaults(load_own_checkpoint(folder / "last.pt", config)["config"])
+        write_text(path, json.dumps(recorded, indent=2) + "\n")
     refuse_other(recorded, config, folder)
+    return True
+
+
+def _epochs_recorded(folder: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        text = (folder / "history.csv").read_text(encoding="utf-8")
+        return len(from_csv(text, HISTORY_COLUMNS)["epoch"]) > 0
+    return False
 
 
 def refuse_other(recorded: dict, asked: dict, folder: Path) -> None:
@@ -111,15 +153,15 @@ def load_own_checkpoint(path: Path, config: dict) -> dict:
     """
     if not path.exists():
         raise CourseError(
-            f"{path} is missing: finish the run with the command or notebook that began it, or move the run folder "
-            "away to train afresh."
+            f"{path} is missing: put it back, finish the run if it never was, or move the run folder away to train "
+            "afresh."
         )
     state = load_checkpoint(path)
     try:
         recorded = with_defaults(state["config"])
     except (CourseError, KeyError, TypeError) as error:
         raise CourseError(
-            f"{path} does not say which run it belongs to: it was kept as it is; move it away to train afresh."
+            f"{path} does not say which run it belongs to: it was kept as it is; move its folder away to train afresh."
         ) from error
     refuse_other(recorded, config, path)
     return state

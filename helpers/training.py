@@ -7,6 +7,7 @@ import platform
 import random
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from helpers.augmentation import make_loader
 from helpers.batch_augmentation import ResidentBatches, can_augment
 from helpers.checkpoints import save_checkpoint, write_text
 from helpers.data import Data, stratified_split
-from helpers.devices import Device, keep_freed_memory, pick_device
+from helpers.devices import Device, explain_failures, keep_freed_memory, pick_device
 from helpers.errors import CourseError
 from helpers.evaluation import LOSSES, confusion_matrix, loss_and_accuracy, predict, to_device
 from helpers.models import load_weights, make_model
@@ -104,13 +105,15 @@ def run_folder(folder: Path, recipe: Recipe, data: Data, seed: int) -> Path:
     return Path(folder) / f"{recipe.name}-{data.name}-seed{seed}"
 
 
+@explain_failures
 def train(
     recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, report: Callable[[str], None] = print
 ) -> runs.Run:
     """Train `recipe` on `data` in a run folder under `folder`; resume it, or load it if it is finished.
 
     `report` gets the lines of the log. Raises CourseError for what the user can mend, among it a run
-    folder that holds another configuration and a loss that is no longer finite.
+    folder that holds another configuration or that another process trains in, a loss that is no longer
+    finite, and memory that does not suffice.
     """
     config = runs.configuration(recipe, data.describe(), seed)
     device = pick_device()
@@ -119,6 +122,13 @@ def train(
     seed_everything(seed)
     training = Training(recipe, len(data.classes), len(loaders["train"]), device)
     folder = run_folder(folder, recipe, data, seed)
+    with ExitStack() as lock:
+        distributed.from_first(lambda: lock.enter_context(runs.locked(folder)))
+        return _train(folder, config, training, loaders, report)
+
+
+def _train(folder: Path, config: dict, training: "Training", loaders: dict, report: Callable[[str], None]) -> runs.Run:
+    recipe = training.recipe
     finished, state = distributed.from_first(_open, folder, config, training)
     if finished:
         report(f"{finished.log}This run was finished before: loaded from {folder.name}.")
@@ -133,7 +143,8 @@ def train(
         report(line)
 
     if training.epoch == 0:
-        log(f"Training {recipe.name} on {data.name}, seed {seed}: {loaders['train'].sampler.count:,} images")
+        images = f"{loaders['train'].sampler.count:,} images"
+        log(f"Training {recipe.name} on {config['data']['name']}, seed {config['seed']}: {images}")
         for note in config["notes"]:
             log(f"NOTE: {note}")
     # again after an interruption: they may be older than the checkpoint
@@ -150,10 +161,14 @@ def train(
 
 def _open(folder: Path, config: dict, training: "Training") -> tuple[runs.Run | None, dict | None]:
     """The run if it is finished, and otherwise the state to go on from, if there is one."""
-    runs.open_folder(folder, config)
+    begun = runs.open_folder(folder, config)
     if (folder / "summary.json").exists():
-        return runs.load_run(folder), None
-    if not (folder / "last.pt").exists():
+        try:
+            return runs.load_run(folder), None
+        except CourseError:  # a file is damaged or gone, which the checkpoint can make again
+            if not (folder / "last.pt").exists():
+                raise
+    if not begun:
         return None, None
     if training.recipe.select != "last":  # the end needs it: if it is damaged, that is found now and not after hours
         load_weights(training.evaluated, runs.load_own_checkpoint(folder / "best.pt", config), folder / "best.pt")
@@ -241,7 +256,7 @@ class Training:
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CourseError(
                 f"{path} belongs to another network or version ({(str(error) or repr(error)).splitlines()[0]}): it "
-                "was kept as it is; move it away to train afresh."
+                "was kept as it is; move its folder away to train afresh."
             ) from error
 
     def run_epoch(self, loaders: dict, log: Callable[[str], None]) -> None:
