@@ -4,7 +4,6 @@ import argparse
 import os
 import signal
 import sys
-from pathlib import Path
 
 from helpers import distributed, recipes, settings
 from helpers.errors import CourseError
@@ -84,9 +83,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    # Names may hold what a terminal's encoding does not; a log that is piped is complete at any moment.
+    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     with distributed.muted(errors=True):
         options = build_parser().parse_args(arguments)
-    sys.stdout.reconfigure(line_buffering=True)  # a log that is piped or redirected is complete at any moment
     signal.signal(signal.SIGTERM, _interrupt)  # a cluster's or a container's way to press Ctrl-C
     try:
         if distributed.WORLD_SIZE > 1 and options.command != "train":
@@ -191,10 +191,10 @@ def run_gallery(options: argparse.Namespace) -> None:
     from helpers.models import load_model
 
     model = load_model(run)
-    source = options.data or settings.data_given() or made_of["name"]
-    if source == made_of["name"] not in ("cifar10", "synthetic") and not Path(source).exists():
-        raise CourseError(f"{run.folder.name} was trained on a folder called {source}: name it with --data.")
-    data = load_data(source, limit=max(made_of["train_images"], made_of["test_images"]))
+    given, name = options.data or settings.data_given(), made_of["name"]
+    if not given and name not in ("cifar10", "synthetic"):  # what the file says may be anywhere
+        raise CourseError(f"{run.folder.name} was trained on a folder called {name}: name it with --data.")
+    data = load_data(given or name, limit=max(made_of["train_images"], made_of["test_images"]))
     _draw_to_files()
 
     from helpers import galleries
@@ -211,11 +211,14 @@ def run_bench(options: argparse.Namespace) -> None:
     from helpers.authoring.bench import measure, table
     from helpers.checkpoints import make_folder, write_text
 
-    make_folder(Path(options.out).parent)  # before minutes are spent
+    path = settings.folder(options.out)
+    if path.is_dir():  # "" is the current folder
+        raise CourseError(f"--out has to name a file, and {path} is a folder.")
+    make_folder(path.parent)  # before minutes are spent
     result = measure(options.quick)
     print(table(result))
-    write_text(Path(options.out), json.dumps(result, indent=2) + "\n")
-    print(f"Written to {options.out}")
+    write_text(path, json.dumps(result, indent=2) + "\n")
+    print(f"Written to {path}")
 
 
 def run_report(options: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from helpers import runs
-from helpers.checkpoints import write_text
+from helpers.checkpoints import read_json, write_text
 from helpers.data import Data
 from helpers.devices import Device, explain_failures, keep_freed_memory, pick_device
 from helpers.errors import CourseError
@@ -59,6 +59,13 @@ NOT_SWEPT = {
     "flip_averaging",
     "select",
     *(field.name for kind in (OneCycle, Plateau) for field in fields(kind)),
+}
+
+# What is read of an `lr_find.json`, see `checkpoints.check_shape`.
+RECORD = {
+    **{"title": str, "notes": [str], "lrs": [float], "losses": [float], "lr_min": float, "lr_max": float},
+    **{"steepest": float | None, "ended": str, "provenance": str},
+    "settings": {"recipe": {}, "data": {"fingerprint": str}, "seed": int, "steps": int},
 }
 
 
@@ -209,7 +216,10 @@ def lr_find_folder(folder: Path, recipe: Recipe, data: Data, seed: int) -> Path:
 def load_lr(path: Path) -> RangeTest:
     """Read an `lr_find.json`. Raises CourseError if there is none or it is damaged."""
     try:
-        return RangeTest(**json.loads(path.read_text(encoding="utf-8")))
+        result = RangeTest(**read_json(path, RECORD))
+        if len(result.lrs) != len(result.losses) or not 0 < result.lr_min < result.lr_max or min(result.lrs) <= 0:
+            raise ValueError("its values do not fit together")
+        return result
     except FileNotFoundError as error:
         raise CourseError(f"{path} is missing: run notebook 01 or `python -m helpers lr-find` first.") from error
     except (OSError, ValueError, TypeError) as error:

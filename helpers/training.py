@@ -1,6 +1,5 @@
 """One training loop for every recipe: resumable, logged, and as fast as the device allows."""
 
-import json
 import math
 import os
 import platform
@@ -20,7 +19,7 @@ from torch.utils.data import DataLoader
 from helpers import distributed, runs
 from helpers.augmentation import make_loader
 from helpers.batch_augmentation import ResidentBatches, can_augment
-from helpers.checkpoints import save_checkpoint, write_text
+from helpers.checkpoints import check_shape, save_checkpoint, write_text
 from helpers.data import Data, stratified_split
 from helpers.devices import Device, explain_failures, keep_freed_memory, pick_device
 from helpers.errors import CourseError
@@ -31,6 +30,13 @@ from helpers.recipes import Recipe
 from helpers.schedules import make_schedule, momentum_of
 
 EVALUATION_BATCH = 500
+PROGRESS = {  # what is read of `last.pt` beside weights and states, see `checkpoints.check_shape`
+    "epoch": int,
+    "history": [{name: float for name in runs.HISTORY_COLUMNS if not name.startswith("val_")}],
+    "steps": [dict.fromkeys(runs.STEP_COLUMNS, float)],
+    "log": [str],
+    "sessions": [dict.fromkeys(("device", "precision", "torch", "python", "code"), str)],
+}
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
@@ -251,9 +257,11 @@ class Training:
             self.log, self.sessions = state["log"], state["sessions"]
             if self.averaged:
                 self.averaged.n_averaged.fill_(len(self.steps))
-            # What is used later, used now: a wrong type is found while nothing is written yet.
-            json.dumps([self.epoch + 0, self.history, self.steps, self.sessions, "\n".join(self.log)])
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            # What is used later: a wrong type is found while nothing is written yet.
+            check_shape(state, PROGRESS)
+            if not len(self.history) == self.epoch <= self.recipe.epochs or not self.sessions:
+                raise ValueError(f"{len(self.history)} rows of history in epoch {self.epoch}")
+        except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise CourseError(
                 f"{path} belongs to another network or version ({(str(error) or repr(error)).splitlines()[0]}): it "
                 "was kept as it is; move its folder away to train afresh."

@@ -1,4 +1,5 @@
 import errno
+import io
 import os
 import pickle
 
@@ -68,11 +69,21 @@ def test_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_torchs_own_report_of_a_full_disk_is_one_sentence(tmp_path):
-    (tmp_path / "last.pt.tmp").symlink_to("/dev/full")
+def test_torchs_own_report_of_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints.Path, "open", lambda path, mode: io.FileIO("/dev/full", "w"))
     with pytest.raises(CourseError, match=r"last\.pt could not be written"):
         save_checkpoint(tmp_path / "last.pt", {"model": {"weight": torch.zeros(100_000)}})
     assert not (tmp_path / "last.pt").exists()
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
+    (tmp_path / "elsewhere").write_text("untouched")
+    (tmp_path / "run").mkdir()
+    for name in ("summary.json.tmp", "summary.json"):
+        (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    write_text(tmp_path / "run" / "summary.json", "new")
+    assert (tmp_path / "run" / "summary.json").read_text() == "new"
+    assert (tmp_path / "elsewhere").read_text() == "untouched"
 
 
 def test_text_is_written_whole_or_not_at_all(tmp_path):
