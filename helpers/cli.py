@@ -60,6 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure the speed of this machine, side by side with plain loops")
     bench.add_argument("--quick", action="store_true", help="fewer rounds: under 2 minutes on 2 cores")
     bench.add_argument("--out", default="bench.json", metavar="FILE", help="JSON file to write (default: %(default)s)")
+    rename = commands.add_parser("rename", help="set the name of your own GitHub repository in badges and notebooks")
+    rename.add_argument("name", metavar="OWNER/REPO", help="as in github.com/OWNER/REPO")
     train.add_argument("--epochs", metavar="N", help="train N epochs, the schedule stretched or squeezed to them")
     return parser
 
@@ -67,16 +69,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
-        {"train": run_train, "lr-find": run_lr_find, "gallery": run_gallery, "bench": run_bench}[options.command](
-            options
-        )
+        return COMMANDS[options.command](options) or 0
     except CourseError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted. A training goes on after its last finished epoch with the same command.", file=sys.stderr)
         return 130
-    return 0
 
 
 def _whole_number(text: str | None, option: str, least: int = 1, most: int = 2**32 - 1) -> int | None:
@@ -187,3 +186,21 @@ def run_bench(options: argparse.Namespace) -> None:
     print(table(result))
     write_text(Path(options.out), json.dumps(result, indent=2) + "\n")
     print(f"Written to {options.out}")
+
+
+def run_rename(options: argparse.Namespace) -> None:
+    from helpers.authoring.renaming import rename
+
+    changed = rename(options.name)
+    for path, count in changed:
+        print(f"{path}: {count}")
+    print(f"The repository is {options.name} now." if changed else f"Nothing to change: it is {options.name} already.")
+
+
+COMMANDS = {
+    "train": run_train,
+    "lr-find": run_lr_find,
+    "gallery": run_gallery,
+    "bench": run_bench,
+    "rename": run_rename,
+}
