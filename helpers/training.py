@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from helpers import runs
+from helpers import runs, settings
 from helpers.augmentation import make_loader
 from helpers.batch_augmentation import ResidentBatches, can_augment
 from helpers.checkpoints import save_checkpoint, write_text
@@ -29,6 +29,7 @@ from helpers.models import load_weights, make_model
 from helpers.progress import progress_bar
 from helpers.recipes import Recipe
 from helpers.schedules import make_schedule, momentum_of
+from helpers.tensorboard_log import open_log
 
 EVALUATION_BATCH = 500
 
@@ -114,6 +115,7 @@ def train(
     folder that holds another configuration and a loss that is no longer finite.
     """
     config = runs.configuration(recipe, data.describe(), seed)
+    watched = settings.tensorboard()
     device = pick_device()
     keep_freed_memory()
     loaders = make_loaders(recipe, data, seed, device)
@@ -131,6 +133,7 @@ def train(
         training.load_state_dict(runs.load_own_checkpoint(folder / "last.pt", config), folder / "last.pt")
         report("\n".join((*training.log, f"Resuming {folder.name} after epoch {training.epoch} of {recipe.epochs}.")))
     training.note_session()
+    watch = open_log(folder / "tensorboard", training.history) if watched else lambda row: None
 
     def log(line: str) -> None:
         training.log.append(line)
@@ -149,6 +152,7 @@ def train(
             save_checkpoint(folder / "best.pt", best)
         save_checkpoint(folder / "last.pt", training.state_dict() | {"config": config})
         _write_tables(folder, training)
+        watch(training.history[-1])
     summary = _summary(folder, config, training, loaders["test"], log)
     _write_tables(folder, training)
     text = re.sub(r"\[[\d,\s]+\]", lambda row: " ".join(row[0].split()), json.dumps(summary, indent=2))
