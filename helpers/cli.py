@@ -60,6 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure the speed of this machine, side by side with plain loops")
     bench.add_argument("--quick", action="store_true", help="fewer rounds: under 2 minutes on 2 cores")
     bench.add_argument("--out", default="bench.json", metavar="FILE", help="JSON file to write (default: %(default)s)")
+    students = commands.add_parser("students", help="copy the notebooks without the solutions of their exercises")
+    students.add_argument("--out", default="student", metavar="DIR", help="folder of the copies (default: %(default)s)")
     train.add_argument("--epochs", metavar="N", help="train N epochs, the schedule stretched or squeezed to them")
     return parser
 
@@ -67,9 +69,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
-        {"train": run_train, "lr-find": run_lr_find, "gallery": run_gallery, "bench": run_bench}[options.command](
-            options
-        )
+        {
+            "train": run_train,
+            "lr-find": run_lr_find,
+            "gallery": run_gallery,
+            "bench": run_bench,
+            "students": run_students,
+        }[options.command](options)
     except CourseError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -187,3 +193,10 @@ def run_bench(options: argparse.Namespace) -> None:
     print(table(result))
     write_text(Path(options.out), json.dumps(result, indent=2) + "\n")
     print(f"Written to {options.out}")
+
+
+def run_students(options: argparse.Namespace) -> None:
+    from helpers.authoring.students import make_student_copies
+
+    for path in make_student_copies(settings.folder(options.out)):
+        print(path)
