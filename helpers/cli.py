@@ -60,6 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure the speed of this machine, side by side with plain loops")
     bench.add_argument("--quick", action="store_true", help="fewer rounds: under 2 minutes on 2 cores")
     bench.add_argument("--out", default="bench.json", metavar="FILE", help="JSON file to write (default: %(default)s)")
+    students = commands.add_parser("students", help="copy the notebooks without the solutions of their exercises")
+    students.add_argument("--out", default="student", metavar="DIR", help="folder of the copies (default: %(default)s)")
     check = commands.add_parser(
         "check",
         help="grade run folders by the assignment's demands",
@@ -229,11 +231,19 @@ def run_rename(options: argparse.Namespace) -> None:
     print(f"The repository is {options.name} now." if changed else f"Nothing to change: it is {options.name} already.")
 
 
+def run_students(options: argparse.Namespace) -> None:
+    from helpers.authoring.students import make_student_copies
+
+    for path in make_student_copies(settings.folder(options.out)):
+        print(path)
+
+
 COMMANDS = {
     "train": run_train,
     "lr-find": run_lr_find,
     "gallery": run_gallery,
     "bench": run_bench,
+    "students": run_students,
     "check": run_check,
     "rename": run_rename,
 }
