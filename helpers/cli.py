@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+from pathlib import Path
 
 from helpers import distributed, recipes, settings
 from helpers.errors import CourseError
@@ -78,6 +79,19 @@ def build_parser() -> argparse.ArgumentParser:
     render = commands.add_parser("render", help="execute notebooks again from the recorded runs, without training")
     render.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
     render.add_argument("--data", default=settings.data_source(), metavar="D", help="(default: %(default)s)")
+    students = commands.add_parser("students", help="copy the notebooks without the solutions of their exercises")
+    students.add_argument("--out", default="student", metavar="DIR", help="folder of the copies (default: %(default)s)")
+    check = commands.add_parser(
+        "check",
+        help="grade run folders by the assignment's demands",
+        description="Print the demands of the assignment with the evidence that finished runs give, and a line for "
+        "each run. Status 0: all are met; 1: some are not; 2: a folder cannot be graded.",
+    )
+    check.add_argument("run", nargs="+", metavar="RUN", help="a run folder, or its name among the runs")
+    check.add_argument("--runs", metavar="DIR", help="where run folders are (default: runs)")
+    check.add_argument("--data", metavar="D", help="the images of the runs: measure their accuracy again")
+    rename = commands.add_parser("rename", help="set the name of your own GitHub repository in badges and notebooks")
+    rename.add_argument("name", metavar="OWNER/REPO", help="as in github.com/OWNER/REPO")
     train.add_argument("--epochs", metavar="N", help="train N epochs, the schedule stretched or squeezed to them")
     return parser
 
@@ -174,13 +188,17 @@ def run_lr_find(options: argparse.Namespace) -> None:
     print(f"Curve: {curve}")
 
 
+def _run_folder(run: str, runs: str | None) -> Path:
+    """The folder that RUN names: a path, or a name among the runs."""
+    if not run:
+        raise CourseError("RUN has to name a run folder.")
+    folder = settings.folder(run)
+    return folder if folder.exists() else (settings.folder(runs) if runs else settings.runs_folder()) / run
+
+
 def run_gallery(options: argparse.Namespace) -> None:
     count = _whole_number(options.count, "--count", most=MOST_IMAGES)
-    if not options.run:
-        raise CourseError("RUN has to name a run folder.")
-    folder = settings.folder(options.run)
-    if not folder.exists():
-        folder = (settings.folder(options.runs) if options.runs else settings.runs_folder()) / options.run
+    folder = _run_folder(options.run, options.runs)
 
     from helpers.runs import load_run
 
@@ -266,6 +284,41 @@ def run_render(options: argparse.Namespace) -> None:
         print(f"Rendered: {notebook}")
 
 
+def run_check(options: argparse.Namespace) -> int:
+    from helpers.authoring.grading import grade
+    from helpers.data import load_data
+
+    data = load_data(options.data) if options.data else None
+    lines, status = [], 0
+    for name in options.run:
+        try:
+            graded = grade(_run_folder(name, options.runs), data)
+            print(f"{graded}\n")
+            lines.append(graded.line)
+            status = max(status, int(not graded.passed))
+        except CourseError as error:
+            lines.append(f"{'unusable':<8} {error}")
+            status = 2
+    print("\n".join(lines))
+    return status
+
+
+def run_rename(options: argparse.Namespace) -> None:
+    from helpers.authoring.renaming import rename
+
+    changed = rename(options.name)
+    for path, count in changed:
+        print(f"{path}: {count}")
+    print(f"The repository is {options.name} now." if changed else f"Nothing to change: it is {options.name} already.")
+
+
+def run_students(options: argparse.Namespace) -> None:
+    from helpers.authoring.students import make_student_copies
+
+    for path in make_student_copies(settings.folder(options.out)):
+        print(path)
+
+
 COMMANDS = {
     "train": run_train,
     "lr-find": run_lr_find,
@@ -275,4 +328,7 @@ COMMANDS = {
     "record": run_record,
     "reproduce": run_reproduce,
     "render": run_render,
+    "students": run_students,
+    "check": run_check,
+    "rename": run_rename,
 }

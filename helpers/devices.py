@@ -136,6 +136,6 @@ def describe_machine() -> str:
     if device.device.type == "cpu":
         text += (
             "\nNo GPU: full-length training takes hours. In Colab choose Runtime > Change runtime type > T4 GPU, on "
-            "Kaggle Settings > Accelerator; or set COURSE_FAST=1 before the start to see everything in small."
+            "Kaggle Settings > Accelerator > GPU T4 x2; or set COURSE_FAST=1 before the start for everything in small."
         )
     return text

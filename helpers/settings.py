@@ -3,9 +3,11 @@
 COURSE_DATA   the data: `cifar10` (default), `synthetic`, or the path of a folder of images
 COURSE_RUNS   where run folders are made (default: `runs/` in the repository)
 COURSE_FAST   1: a few steps on little data, to see that everything works; never a result
+COURSE_TENSORBOARD   1: a training also writes a TensorBoard log into its run folder
 """
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from helpers.errors import CourseError
@@ -61,4 +63,18 @@ def image_limit() -> int | None:
 
 
 def fast() -> bool:
-    return os.environ.get("COURSE_FAST", "").lower() not in ("", "0", "false", "no", "off")
+    return _switched_on("COURSE_FAST")
+
+
+def tensorboard() -> bool:
+    """Whether a log for TensorBoard is wanted. Raises CourseError if it is and TensorBoard is not installed."""
+    wanted = _switched_on("COURSE_TENSORBOARD")
+    if wanted and find_spec("tensorboard") is None:
+        raise CourseError(
+            "COURSE_TENSORBOARD is set and TensorBoard is not installed: `pip install tensorboard`, or unset it."
+        )
+    return wanted
+
+
+def _switched_on(name: str) -> bool:
+    return os.environ.get(name, "").lower() not in ("", "0", "false", "no", "off")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from helpers import distributed, runs
+from helpers import distributed, runs, settings
 from helpers.augmentation import make_loader
 from helpers.batch_augmentation import ResidentBatches, can_augment
 from helpers.checkpoints import check_shape, save_checkpoint, write_text
@@ -28,6 +28,7 @@ from helpers.models import load_weights, make_model
 from helpers.progress import progress_bar
 from helpers.recipes import Recipe
 from helpers.schedules import make_schedule, momentum_of
+from helpers.tensorboard_log import open_log
 
 EVALUATION_BATCH = 500
 PROGRESS = {  # what is read of `last.pt` beside weights and states, see `checkpoints.check_shape`
@@ -143,6 +144,8 @@ def _train(folder: Path, config: dict, training: "Training", loaders: dict, repo
         training.load_state_dict(state, folder / "last.pt")
         report("\n".join((*training.log, f"Resuming {folder.name} after epoch {training.epoch} of {recipe.epochs}.")))
     training.note_session()
+    watched = settings.tensorboard() and distributed.RANK == 0
+    watch = open_log(folder / "tensorboard", training.history) if watched else lambda row: None
 
     def log(line: str) -> None:
         training.log.append(line)
@@ -153,11 +156,11 @@ def _train(folder: Path, config: dict, training: "Training", loaders: dict, repo
         log(f"Training {recipe.name} on {config['data']['name']}, seed {config['seed']}: {images}")
         for note in config["notes"]:
             log(f"NOTE: {note}")
-    # again after an interruption: they may be older than the checkpoint
-    distributed.from_first(_write_tables, folder, training)
+    distributed.from_first(_write_tables, folder, training)  # after an interruption they may be older than last.pt
     while training.epoch < recipe.epochs:
         training.run_epoch(loaders, log)
         distributed.from_first(_save, folder, config, training)
+        watch(training.history[-1])
     summary = _summary(folder, config, training, loaders["test"], log)
     return distributed.from_first(_finish, folder, training, summary)
 

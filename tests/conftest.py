@@ -1,8 +1,11 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from helpers.settings import REPOSITORY
 
 
 def random_images(count: int, seed: int = 0) -> np.ndarray:
@@ -40,3 +43,10 @@ def closed_figures():
     from matplotlib import pyplot
 
     pyplot.close("all")
+
+
+@pytest.fixture
+def course(tmp_path) -> Path:
+    """A copy of the course as a user of the template has it, to be changed."""
+    unwanted = ("data", "runs", ".git", ".venv", ".whl", "__pycache__", ".*_cache", ".ipynb_checkpoints")
+    return Path(shutil.copytree(REPOSITORY, tmp_path / "course", ignore=shutil.ignore_patterns(*unwanted)))

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -44,6 +45,42 @@ def finished(data, tmp_path_factory):
     lines = []
     run = training.train(small(), data, tmp_path_factory.mktemp("runs"), report=lines.append)
     return run, lines
+
+
+def logged(folder):
+    """(epoch, value) of every scalar, as TensorBoard reads the log."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return {tag: [(event.step, event.value) for event in log.Scalars(tag)] for tag in log.Tags()["scalars"]}
+
+
+def test_tensorboard_log_is_the_history_once_also_after_an_interruption(data, tmp_path, monkeypatch, finished):
+    monkeypatch.setenv("COURSE_TENSORBOARD", "1")
+    interrupt_at("EPOCH: 3", small(), data, tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert [step for step, _ in logged(folder)["loss/train"]] == [1, 2]
+    run = training.train(small(), data, tmp_path, report=lambda line: None)
+    scalars = logged(folder)
+    names = {
+        "lr": "lr",
+        "seconds": "seconds",
+        **{f"{f}/{p}": f"{p}_{f}" for f in ("loss", "acc") for p in ("train", "test")},
+    }
+    assert scalars.keys() == names.keys()
+    for tag, column in names.items():
+        assert [step for step, _ in scalars[tag]] == [1, 2, 3]
+        np.testing.assert_allclose([value for _, value in scalars[tag]], run.history[column], rtol=1e-6)
+    assert list(run.history["test_loss"]) == list(finished[0].history["test_loss"])  # the log changes nothing
+
+
+def test_tensorboard_that_is_not_installed_gets_a_sentence(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_TENSORBOARD", "1")
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(CourseError, match="TensorBoard is not installed: `pip install tensorboard`"):
+        training.train(small(), data, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_run_folder_holds_what_is_promised(finished, data):

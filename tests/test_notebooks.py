@@ -1,0 +1,199 @@
+"""What a reader meets on GitHub: notebooks executed in order, links that lead somewhere, figures that were recorded."""
+
+import ast
+import itertools
+import json
+import re
+import statistics
+from urllib.parse import urlsplit
+
+import nbformat
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+
+from helpers import GITHUB
+from helpers.runs import load_run
+from helpers.settings import REPOSITORY
+
+NOTEBOOKS = sorted(REPOSITORY.glob("notebooks/*.ipynb"))
+PAGES = sorted({*REPOSITORY.glob("*.md"), *REPOSITORY.glob("results/*.md"), *NOTEBOOKS})
+MACHINE_PATH = re.compile(r"(?<![\w.~>-])(?:/(?:root|home|Users|work|tmp|mnt|private|var)/|[A-Z]:\\\w)")
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def text_of(cell):
+    """What a cell printed or would show as text."""
+    data = [output.get("data", {}) for output in cell.outputs]
+    texts = [output.get("text", "") for output in cell.outputs]
+    return "\n".join(texts + [value for d in data for kind, value in d.items() if kind.startswith("text/")])
+
+
+def test_executed_once_in_order_without_an_error(notebook):
+    nbformat.validate(notebook)
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [output.ename for cell in cells for output in cell.outputs if output.output_type == "error"]
+
+
+def test_without_widgets_which_github_cannot_show(notebook):
+    kinds = {kind for cell in code_cells(notebook) for output in cell.outputs for kind in output.get("data", {})}
+    assert "widgets" not in notebook.metadata and not [kind for kind in kinds if "widget" in kind]
+
+
+def test_light_and_in_small_cells_that_define_nothing(notebook, request):
+    sizes = []
+    for cell in code_cells(notebook):
+        sizes.append(len(cell.source.splitlines()))
+        tree = ast.parse(TransformerManager().transform_cell(cell.source))  # magics are no Python
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        assert not [node.name for node in ast.walk(tree) if isinstance(node, kinds)]
+    assert max(sizes) <= 25 and statistics.median(sizes) <= 8
+    assert (REPOSITORY / "notebooks" / f"{request.node.callspec.id}.ipynb").stat().st_size < 1_000_000
+
+
+def test_badge_opens_this_notebook(notebook, request):
+    address = f"https://colab.research.google.com/github/{GITHUB}/blob/main/notebooks/{request.node.callspec.id}.ipynb"
+    assert notebook.cells[0].source.startswith(
+        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({address})\n"
+    )
+
+
+def test_no_path_of_somebodys_machine(notebook):
+    texts = [cell.source for cell in notebook.cells] + [text_of(cell) for cell in code_cells(notebook)]
+    assert not [line for text in texts for line in text.splitlines() if MACHINE_PATH.search(line)]
+
+
+def test_machine_paths_are_recognised():
+    for text in ("saved in /home/me/runs", "'/tmp/x'", r"C:\Users\me", "at /root/course"):
+        assert MACHINE_PATH.search(text)
+    for text in ("https://example.org/home/x", "/content/drive", "runs/tmp/x", "forward/backward"):
+        assert not MACHINE_PATH.search(text)
+
+
+def markdown_of(path):
+    if path.suffix == ".md":
+        return path.read_text(encoding="utf-8")
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+def broken_links(markdown, path):
+    """Targets of links and images that lead nowhere: files that are missing, malformed addresses, unknown headings."""
+    text = re.sub(r"^(```|~~~).*?^\1|`[^`\n]*`", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    targets = re.findall(r"\]\(\s*([^)]*?)\s*\)", text) + re.findall(r"(?:src|href)=[\"']([^\"']*)", text)
+    headings = {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    }
+    broken = []
+    for target in targets:
+        parts = urlsplit(target)
+        if parts.scheme or parts.netloc:
+            fine = (
+                parts.scheme == "https"
+                and re.fullmatch(r"([a-z0-9-]+\.)+[a-z]{2,}", parts.netloc)
+                and " " not in target
+            )
+        elif parts.path:
+            place = (path.parent / parts.path).resolve()
+            fine = place.exists() and place.is_relative_to(REPOSITORY)
+        else:
+            fine = parts.fragment in headings
+        broken += [] if fine else [target]
+    return broken
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_links_and_images_resolve(path):
+    assert broken_links(markdown_of(path), path) == []
+
+
+def test_broken_links_are_found():
+    text = "# One heading\n[a](README.md) ![b](images/none.png) [c](http://x.org) [d](https://nowhere) [e](../../x)"
+    text += "[f](#one-heading) [g](#another) <img src='none.png'> `[h](code)`"
+    expected = ["images/none.png", "http://x.org", "https://nowhere", "../../x", "#another", "none.png"]
+    assert broken_links(text, REPOSITORY / "README.md") == expected
+
+
+# What an output says of a recorded run, spaces aside: a log, accuracies, a row of a table, confusions, found bounds.
+CLAIMS = re.compile(
+    r"""^Training[ ]\w+[ ]on[ ].*?^Reported:.*?\n.*?$
+    |[\d.]+[ ]%[ ]of[ ][\d,]+[ ]test[ ]images,[ ]epoch[ ]\d+
+    |the[ ]run[ ]report(?:s|ed)[ ][\d.]+[ ]%
+    |^[\d.]+[ ]%[ ]\([\w ]+,[ ]epoch[ ]\d+\)
+    |^\w+[ ]\d+[ ]\d+[ ][\d.]+[ ][\d.]+[ ][\d.]+$
+    |^\d+[ ]images[ ]of[ ]\w+[ ]taken[ ]for[ ]\w+
+    |^our[ ]rule:[ ]LRMIN[ ][\d.e-]+,[ ]LRMAX[ ][\d.e-]+""",
+    re.MULTILINE | re.DOTALL | re.VERBOSE,
+)
+NAMED = re.compile(r"Training (\w+) on (\S+), seed (\d+)|(\w+) · (\S+) · seed (\d+)")
+
+
+def recorded_runs():
+    """For each run in `results/`: its title, and what may be claimed of it."""
+    for folder in sorted(path.parent for path in REPOSITORY.glob("results/**/summary.json")):
+        run = load_run(folder)
+        reported, classes = run.summary["reported"], run.config["data"]["classes"]
+        accuracy, epoch = f"{reported['test_acc']:.2f} %", reported["epoch"]
+        val_acc, flipped = run.history["val_acc"][epoch - 1], reported.get("test_acc_flip_averaging", 0)
+        row = f"{len(run.history['epoch'])} {epoch} {val_acc:.2f} {reported['test_acc']:.2f} {flipped:.2f}"
+        yield (
+            run.title,
+            {
+                run.log.strip(),
+                f"{accuracy} of {run.config['data']['test_images']:,} test images, epoch {epoch}",
+                *(f"the run {verb} {accuracy}" for verb in ("reports", "reported")),
+                f"{accuracy} ({reported['chosen_by']}, epoch {epoch})",
+                f"{run.recipe.name} {row}",
+                *(
+                    f"{count} images of {actual} taken for {predicted}"
+                    for actual, counts in zip(classes, run.summary["confusion_matrix"], strict=True)
+                    for predicted, count in zip(classes, counts, strict=True)
+                ),
+            },
+        )
+
+
+def recorded_range_tests():
+    """What may be claimed of each range test in `results/`, by the title of the run that it belongs to."""
+    for path in sorted(REPOSITORY.glob("results/**/lr_find.json")):
+        found = json.loads(path.read_text())
+        title = found["title"].removeprefix("LR range test · ")
+        yield title, {f"our rule: LRMIN {found['lr_min']:g}, LRMAX {found['lr_max']:g}"}
+
+
+def unsupported(text):
+    """The claims in a notebook's outputs that no choice of one record for each run it names supports."""
+    text = re.sub(r"^Resuming .*\n", "", "\n".join(" ".join(line.split()) for line in text.splitlines()), flags=re.M)
+    titles = {"{} · {} · seed {}".format(*filter(None, match)) for match in NAMED.findall(text)}
+    runs, found = list(recorded_runs()), dict(recorded_range_tests())
+    choices = [
+        [claims | found.get(title, set()) for other, claims in runs if other == title] or [found.get(title, set())]
+        for title in titles
+    ]
+    claims = CLAIMS.findall(text)
+    missing = ([c for c in claims if c not in set().union(*choice)] for choice in itertools.product(*choices))
+    return min(missing, key=len)
+
+
+def test_figures_are_those_of_recorded_runs(notebook):
+    assert unsupported("\n".join(map(text_of, code_cells(notebook)))) == []
+
+
+@pytest.mark.parametrize(
+    "digits", [r"(?<=LRMAX )0", r"\d(?=\d?\.\d\d % of)", r"(?<=Accuracy: )\d", r"\d(?= images of)"]
+)
+def test_figure_that_was_not_recorded_is_found(digits):
+    """One digit of what the notebooks say, replaced by another, in the notebook where it stands."""
+    texts = ["\n".join(map(text_of, code_cells(nbformat.read(path, as_version=4)))) for path in NOTEBOOKS]
+    text = next(text for text in texts if re.search(digits, text))
+    assert not unsupported(text)
+    assert unsupported(re.sub(digits, lambda digit: str((int(digit[0]) + 1) % 10), text, count=1))
