@@ -76,7 +76,7 @@ def parallel(model):
         return model
     from torch.nn.parallel import DistributedDataParallel
 
-    return DistributedDataParallel(model, broadcast_buffers=False)  # `same_buffers` does it once an epoch
+    return DistributedDataParallel(model)
 
 
 def with_synchronised_batchnorm(model):
@@ -138,7 +138,7 @@ def from_first(function: Callable, *arguments):
 
 
 def same_buffers(*models) -> None:
-    """Give all processes the first one's BatchNorm statistics, as DistributedDataParallel would at every step."""
+    """Give all processes the first one's BatchNorm statistics, as DistributedDataParallel does before every step."""
     if WORLD_SIZE == 1:
         return
     from torch import distributed

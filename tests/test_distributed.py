@@ -16,7 +16,7 @@ import torch
 from conftest import random_images, write_folder
 from torch.nn import functional as F
 
-from helpers import devices, distributed, synthetic, training
+from helpers import cli, devices, distributed, synthetic, training
 from helpers.augmentation import make_loader
 from helpers.batch_augmentation import ResidentBatches
 from helpers.data import Data, Split, channel_statistics
@@ -295,17 +295,14 @@ def test_killed_process_ends_all_and_other_numbers_of_processes_go_on(command, t
         assert "SIGKILL" in said and said.count("Traceback") == 1, said  # torchrun's own
         assert said.count("EPOCH: 1\n") == 1
     assert "Resuming resnet18_layernorm-pets-seed0 after epoch" in said
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    arguments = [str(word) for word in command[2:]]
+    assert cli.main(arguments) == 0
     run = load_run(folder)
     assert list(run.history["epoch"]) == [1, 2, 3, 4, 5, 6] and len(run.steps["step"]) == 6 * 3
     assert [line for line in run.log.splitlines() if line.startswith("EPOCH")] == [f"EPOCH: {k}" for k in range(1, 7)]
     assert np.sum(run.summary["confusion_matrix"]) == 7
     assert run.summary["device"].startswith("2 x ") and " and 3 x " in run.summary["device"]
-    alone = subprocess.run(
-        [sys.executable, *map(str, command), "--runs", str(tmp_path / "alone")], cwd=REPOSITORY, capture_output=True
-    )
-    assert alone.returncode == 0
+    assert cli.main([*arguments, "--runs", str(tmp_path / "alone")]) == 0
     single = load_run(tmp_path / "alone" / folder.name)
     np.testing.assert_allclose(run.history["train_loss"], single.history["train_loss"], rtol=0.05)
 
