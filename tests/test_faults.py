@@ -49,8 +49,6 @@ def warm_process():
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests"))))
         processes.set_forkserver_preload(["test_faults", "helpers.galleries", "torch._dynamo"])
         multiprocessing.forkserver.ensure_running()
-        yield
-        multiprocessing.forkserver._forkserver._stop()  # other tests get a fresh one
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +75,7 @@ class Command:
     def output(self):
         return self.log.read_text()
 
-    def wait_for(self, happened, seconds=60):
+    def wait_for(self, happened, seconds=600):
         """Wait until the output holds a text, or a function is true; the process has to live until then."""
         holds = happened if callable(happened) else lambda: happened in self.output
         deadline = time.monotonic() + seconds
@@ -90,7 +88,7 @@ class Command:
         os.kill(self.process.pid, number)
         return self
 
-    def end(self, seconds=60):
+    def end(self, seconds=600):
         """Its exit status; minus the signal's number if one killed it."""
         self.process.join(seconds)
         if self.process.exitcode is None:
