@@ -68,8 +68,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
-    sys.stdout.reconfigure(line_buffering=True)  # a log that is piped or redirected is complete at any moment
-    signal.signal(signal.SIGTERM, _interrupt)  # a cluster's or a container's way to press Ctrl-C
     try:
         {"train": run_train, "lr-find": run_lr_find, "gallery": run_gallery, "bench": run_bench}[options.command](
             options
@@ -84,10 +82,6 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered
         return 128 + signal.SIGPIPE
     return 0
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt(number)
 
 
 def _whole_number(text: str | None, option: str, least: int = 1, most: int = 2**32 - 1) -> int | None:

@@ -11,6 +11,7 @@ import multiprocessing.forkserver
 import os
 import random
 import resource
+import runpy
 import shutil
 import signal
 import subprocess
@@ -61,10 +62,15 @@ def images(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("data") / "pets", parts)
 
 
+def python_m_helpers(arguments):
+    sys.argv[1:] = arguments
+    runpy.run_module("helpers", run_name="__main__")
+
+
 class Command:
     """`python -m helpers ...` in a process of its own; `prepare` is called in it first."""
 
-    def __init__(self, *arguments, folder, prepare=None, command=main):
+    def __init__(self, *arguments, folder, prepare=None, command=python_m_helpers):
         self.log = folder / f"{time.monotonic_ns()}.out"
         self.log.touch()
         arguments = [str(argument) for argument in arguments]
@@ -103,7 +109,7 @@ def _run(command, arguments, log, prepare):
         os.dup2(output, descriptor)
     if prepare:
         prepare()
-    sys.exit(command(arguments))
+    command(arguments)
 
 
 def train(images, folder, *, epochs=6, **options):
