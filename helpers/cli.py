@@ -97,11 +97,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    # Names may hold what a terminal's encoding does not; a log that is piped is complete at any moment.
-    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     with distributed.muted(errors=True):
         options = build_parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)  # a cluster's or a container's way to press Ctrl-C
     try:
         if distributed.WORLD_SIZE > 1 and options.command != "train":
             raise CourseError(f"torchrun is for `train`: start `python -m helpers {options.command}` without it.")
@@ -115,10 +112,6 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered
         return 128 + signal.SIGPIPE
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt(number)
 
 
 def _whole_number(text: str | None, option: str, least: int = 1, most: int = 2**32 - 1) -> int | None:

@@ -185,6 +185,8 @@ def _cached(path: Path, stamp: str, build: Callable[[], dict], name: str) -> Dat
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"{path.name}.*.tmp"):  # by a killed process; a living one does without a cache
+            left.unlink(missing_ok=True)
         with temporary.open("xb") as file:  # never through a link that lies there
             np.savez(file, stamp=np.array(stamp), **arrays)
         temporary.replace(path)

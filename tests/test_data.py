@@ -342,6 +342,12 @@ def test_read_only_file_system_still_loads(image_folder, monkeypatch, capsys):
     assert "Read-only file system" in capsys.readouterr().err
 
 
+def test_what_a_killed_process_left_of_a_cache_is_removed(image_folder):
+    (image_folder / ".images-32x32.npz.4711.tmp").write_bytes(b"half")
+    load_data(str(image_folder))
+    assert leftovers(image_folder) == [".images-32x32.npz"]
+
+
 def test_interrupted_caching_leaves_nothing(image_folder, monkeypatch):
     def interrupt(file, **arrays):
         file.write(b"half")

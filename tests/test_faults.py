@@ -11,6 +11,7 @@ import multiprocessing.forkserver
 import os
 import random
 import resource
+import runpy
 import shutil
 import signal
 import subprocess
@@ -49,8 +50,6 @@ def warm_process():
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests"))))
         processes.set_forkserver_preload(["test_faults", "helpers.galleries", "torch._dynamo"])
         multiprocessing.forkserver.ensure_running()
-        yield
-        multiprocessing.forkserver._forkserver._stop()  # other tests get a fresh one
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +62,15 @@ def images(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("data") / "pets", parts)
 
 
+def python_m_helpers(arguments):
+    sys.argv[1:] = arguments
+    runpy.run_module("helpers", run_name="__main__")
+
+
 class Command:
     """`python -m helpers ...` in a process of its own; `prepare` is called in it first."""
 
-    def __init__(self, *arguments, folder, prepare=None, command=main):
+    def __init__(self, *arguments, folder, prepare=None, command=python_m_helpers):
         self.log = folder / f"{time.monotonic_ns()}.out"
         self.log.touch()
         arguments = [str(argument) for argument in arguments]
@@ -77,7 +81,7 @@ class Command:
     def output(self):
         return self.log.read_text()
 
-    def wait_for(self, happened, seconds=60):
+    def wait_for(self, happened, seconds=600):
         """Wait until the output holds a text, or a function is true; the process has to live until then."""
         holds = happened if callable(happened) else lambda: happened in self.output
         deadline = time.monotonic() + seconds
@@ -90,7 +94,7 @@ class Command:
         os.kill(self.process.pid, number)
         return self
 
-    def end(self, seconds=60):
+    def end(self, seconds=600):
         """Its exit status; minus the signal's number if one killed it."""
         self.process.join(seconds)
         if self.process.exitcode is None:
@@ -105,7 +109,7 @@ def _run(command, arguments, log, prepare):
         os.dup2(output, descriptor)
     if prepare:
         prepare()
-    sys.exit(command(arguments))
+    command(arguments)
 
 
 def train(images, folder, *, epochs=6, **options):
