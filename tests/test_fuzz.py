@@ -489,7 +489,7 @@ def slots(value: object, where: tuple = ()) -> list[tuple]:
 def test_contents_of_a_checkpoint(half_done, data):
     import torch
 
-    state, begin, _ = half_done
+    state, begin, loaders = half_done
     part = data.draw(st.sampled_from(sorted(state)))
     state = state | {part: copy.deepcopy(state[part])}
     *where, last = data.draw(st.sampled_from(slots({part: state[part]})))
@@ -498,6 +498,10 @@ def test_contents_of_a_checkpoint(half_done, data):
         inside = inside[key]
     tensors = [torch.zeros(2), torch.zeros(0), torch.tensor(1), torch.zeros(3, dtype=torch.uint8)]
     inside[last] = data.draw(anything | st.sampled_from(tensors))
-    training = begin()
-    event(f"{part}: {'/'.join(map(str, (*where, last)))[:60]}")
-    attempt(training.load_state_dict, state, Path("last.pt"))
+    training, lines = begin(), []
+    taken = attempt(lambda: [training.load_state_dict(state, Path("last.pt"))])
+    if taken:
+        attempt(training.run_epoch, loaders, lines.append)
+        training.is_best()
+        json.dumps([training.history, training.steps, training.sessions, training.log + lines])
+    event(f"{part}: {'taken' if taken else 'refused'}")
