@@ -9,7 +9,7 @@ RUNS ?= runs
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 FAST := COURSE_FAST=1 COURSE_DATA=synthetic
 # A formatter of another version may want another format, so this one is fixed.
-CHECKERS := 'pytest>=8' ruff==0.17.5 tensorboard
+CHECKERS := 'pytest>=8' 'hypothesis>=6' ruff==0.17.5 tensorboard
 
 .PHONY: run test reproduce
 .DELETE_ON_ERROR:

@@ -48,9 +48,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CourseError(f"The folder {folder} cannot be made ({error}): choose another with --runs.") from error
+        raise CourseError(f"The folder {folder} cannot be made ({error}): choose another one.") from error
     if not os.access(folder, os.W_OK):
-        raise CourseError(f"The folder {folder} cannot be written: choose another with --runs.")
+        raise CourseError(f"The folder {folder} cannot be written: choose another one.")
 
 
 def write_text(path: Path, text: str) -> None:

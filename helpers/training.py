@@ -31,9 +31,8 @@ from helpers.schedules import make_schedule, momentum_of
 from helpers.tensorboard_log import open_log
 
 EVALUATION_BATCH = 500
-PROGRESS = {  # what is read of `last.pt` beside weights and states, see `checkpoints.check_shape`
+PROGRESS = {  # what is read of `last.pt` beside weights, states and history, see `checkpoints.check_shape`
     "epoch": int,
-    "history": [{name: float for name in runs.HISTORY_COLUMNS if not name.startswith("val_")}],
     "steps": [dict.fromkeys(runs.STEP_COLUMNS, float)],
     "log": [str],
     "sessions": [dict.fromkeys(("device", "precision", "torch", "python", "code"), str)],
@@ -248,7 +247,13 @@ class Training:
         }
 
     def load_state_dict(self, state: dict, path: Path) -> None:
+        measured = (n for n in runs.HISTORY_COLUMNS if self.recipe.validation_images or not n.startswith("val_"))
+        shape = PROGRESS | {"history": [dict.fromkeys(measured, float)]}
         try:
+            # What is used later, too: a wrong type is found while nothing is written yet.
+            check_shape(state, shape)
+            if not all(_alike(getattr(self, part).state_dict(), state[part]) for part in ("optimizer", "schedule")):
+                raise ValueError("its optimizer or schedule has values of other types")
             self.model.load_state_dict(state["trained_model"])
             self.evaluated.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -260,8 +265,9 @@ class Training:
             self.log, self.sessions = state["log"], state["sessions"]
             if self.averaged:
                 self.averaged.n_averaged.fill_(len(self.steps))
-            # What is used later: a wrong type is found while nothing is written yet.
-            check_shape(state, PROGRESS)
+            for parameter, kept in self.optimizer.state.items():
+                if not all(tensor is None or tensor.shape in ((), parameter.shape) for tensor in kept.values()):
+                    raise ValueError("the optimizer's state is of other weights")
             if not len(self.history) == self.epoch <= self.recipe.epochs or not self.sessions:
                 raise ValueError(f"{len(self.history)} rows of history in epoch {self.epoch}")
         except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
@@ -385,6 +391,16 @@ class Training:
             return self.epoch == self.recipe.epochs
         values = [row[self.recipe.select] for row in self.history]
         return values[-1] > max(values[:-1], default=-math.inf)
+
+
+def _alike(fresh: object, loaded: object) -> bool:
+    """Whether a loaded state has values of the same types as a fresh one, where both have any."""
+    if isinstance(fresh, dict) and isinstance(loaded, dict):
+        return all(_alike(value, loaded[key]) for key, value in fresh.items() if key in loaded)
+    if isinstance(fresh, list | tuple) and isinstance(loaded, list | tuple):
+        return len(fresh) == len(loaded) and all(map(_alike, fresh, loaded))
+    numbers = isinstance(fresh, int | float) and isinstance(loaded, int | float)
+    return fresh is None or numbers or type(fresh) is type(loaded)
 
 
 def _line(name: str, loss: float, correct: int, images: int) -> str:
