@@ -180,8 +180,12 @@ def _expect(results: Results) -> str:
             seen = f"{min(accuracies):.2f} to {max(accuracies):.2f} % over {len(runs)} seeds"
             if len(runs) == 1:
                 seen = f"{accuracies[0]:.2f} % with one seed, so the spread is not known yet"
-            times = ", ".join(f"{run.summary['seconds'] / 60:.0f} minutes on {run.provenance}" for run in runs)
-            lines.append(f"- `{name}`: {seen}; {times}.")
+            times = [
+                f"{run.summary['seconds'] / 60:.0f} minutes ({np.median(run.history['seconds']):.0f} s in the median "
+                f"epoch) on {run.provenance}"
+                for run in runs
+            ]
+            lines.append(f"- `{name}`: {seen}; {', '.join(times)}.")
     missing = [f"`{name}`" for name, runs in results.full.items() if not runs]
     if missing:
         lines.append(f"- Not run at full length yet, on any device: {', '.join(missing)}.")
@@ -356,7 +360,7 @@ def blocks(results: Results, data: Data | None = None) -> dict[str, list[str | S
     """Of every block of the README its parts: Markdown texts and figures, in their order."""
     pictures = _gallery_figures(results, data)
     return {
-        "picture": [picture for picture in pictures if picture.name.endswith("_gradcam")],
+        "picture": [picture for picture in pictures if picture.name.endswith("_layers")],
         "results": [_results(results), _expect(results)],
         "lr": [_lr(results), *_lr_figures(results)],
         "augmentation": _augmentation_figures(data),
@@ -364,7 +368,7 @@ def blocks(results: Results, data: Data | None = None) -> dict[str, list[str | S
             *(figure for run in results.first for figure in _run_figures(run)),
             _classes(results),
         ],
-        "gallery": [picture for picture in pictures if not picture.name.endswith("_gradcam")],
+        "gallery": [picture for picture in pictures if not picture.name.endswith("_layers")],
         "plateau": [_plateau_figure()],
         "short": [_short(results), *_short_figures(results)],
         "models": [_models(results)],
