@@ -1,15 +1,25 @@
+import math
 import signal
 import sys
+import time
 
 from helpers.cli import main
 
+interrupted = -math.inf
+
 
 def interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt(number)
+    """Ends the command; pressed twice, as Ctrl-C often is, it does not interrupt the cleaning up."""
+    global interrupted
+    if time.monotonic() - interrupted > 2:
+        interrupted = time.monotonic()
+        raise KeyboardInterrupt(number)
 
 
 if __name__ == "__main__":  # not in the processes that `bench` starts
     # Names may hold what a terminal's encoding does not; a log that is piped is complete at any moment.
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
-    signal.signal(signal.SIGTERM, interrupt)  # how clusters and containers press Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):  # the second is how clusters and containers press Ctrl-C
+        if signal.getsignal(number) != signal.SIG_IGN:  # as for a shell's background jobs
+            signal.signal(number, interrupt)
     raise SystemExit(main())
