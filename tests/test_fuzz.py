@@ -429,7 +429,7 @@ def damaged_texts(draw, name: str, good: str) -> bytes:
 
 
 @given(st.data())
-@examples(25)
+@examples(18)
 def test_files_of_a_run(finished, data):
     name = data.draw(st.sampled_from(["history.csv", "steps.csv", "train.log", *JSONS]))
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
@@ -484,13 +484,14 @@ def slots(value: object, where: tuple = ()) -> list[tuple]:
 
 
 @given(st.data())
-@examples(12)
+@examples(8)
 def test_contents_of_a_checkpoint(half_done, data):
     import torch
 
     state, begin, loaders = half_done
     part = data.draw(st.sampled_from(sorted(state)))
-    state = state | {part: copy.deepcopy(state[part])}
+    small = {key: value for key, value in state.items() if key not in ("model", "trained_model", "optimizer")}
+    state = state | copy.deepcopy(small | {part: state[part]})  # a training goes on with the lists that it is given
     *where, last = data.draw(st.sampled_from(slots({part: state[part]})))
     inside = state
     for key in where:
