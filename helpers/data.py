@@ -262,7 +262,7 @@ def _decode_cifar10(root: Path) -> dict:
 
 
 def _download(archive: Path, md5: str) -> None:
-    """The archive over TLS alone: torchvision would try again without, where TLS fails. Raises OSError."""
+    """The archive over TLS alone: torchvision tries a download that failed again without. Raises OSError."""
     unfinished = archive.with_name(f"{archive.name}.{os.getpid()}.tmp")
     archive.parent.mkdir(parents=True, exist_ok=True)
     try:

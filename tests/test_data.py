@@ -161,6 +161,26 @@ def test_other_sizes_are_cropped_in_the_middle_resized_and_counted(image_folder)
         assert (split.images[:, 2:-2, 2:-2] == (200, 30, 90)).all(axis=(1, 2, 3)).sum() == 1
 
 
+@pytest.mark.parametrize("form", ["DDS", "EPS", "TGA"])
+def test_formats_that_are_not_listed_are_not_opened_whatever_the_name_says(tmp_path, form):
+    Image.fromarray(random_images(1)[0]).save(tmp_path / "image.png", format=form)
+    with pytest.raises(CourseError, match="cannot identify image file"):
+        helpers.data._decode(tmp_path / "image.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipe_with_the_name_of_an_image_is_refused_and_not_waited_for(image_folder):
+    os.mkfifo(image_folder / "train" / "cat" / "pipe.png")
+    assert "pipe.png cannot be read (it is no file)" in refused(image_folder)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\x1b[2J", "caf\udce9"])
+def test_class_whose_name_cannot_be_shown_is_refused_in_one_line(tmp_path, pictures, name):
+    splits = {part: {**classes, name: classes["cat"]} for part, classes in pictures.items()}
+    message = refused(write_folder(tmp_path / "pets", splits))
+    assert ascii(name)[1:-1] in message and "rename it" in message
+
+
 @pytest.mark.parametrize("name", [".DS_Store", "notes.txt", "Thumbs.db", "._image-0.png", "labels.csv"])
 def test_files_that_are_no_images_are_ignored(image_folder, name):
     before = load_data(str(image_folder))

@@ -48,7 +48,7 @@ def examples(few: int):
 
 
 def clear(sentence: str) -> None:
-    assert sentence.endswith(".") and not UNPRINTABLE.search(sentence) and 20 < len(sentence) < 1600, sentence
+    assert sentence.endswith((".", "?")) and not UNPRINTABLE.search(sentence) and 20 < len(sentence) < 1600, sentence
     assert "Traceback" not in sentence and "object at 0x" not in sentence
 
 
@@ -58,7 +58,6 @@ def attempt(call, *arguments, **options):
         return call(*arguments, **options)
     except CourseError as error:
         clear(str(error))
-        event("refused")
         return None
 
 
@@ -103,14 +102,14 @@ def command(arguments: list[str]) -> int | None:
         except Accepted:
             return None
     err.seek(0)
-    said = err.read().splitlines()
+    said = err.read()
     if status == 0:
         assert not said
-    elif said[0].startswith("usage:"):
-        assert status == 2 and ": error: " in said[-1]
+    elif said.startswith("usage:"):
+        assert status == 2 and said.count(": error: ") >= 1 and "Traceback" not in said
     else:
-        assert status == 2 and len(said) == 1 and said[0].startswith("Error: "), said
-        clear(said[0])
+        assert status == 2 and said.startswith("Error: ") and said.count("\n") == 1, said
+        clear(said[:-1])
     return status
 
 
@@ -155,7 +154,7 @@ def images(tmp_path_factory):
 
 @pytest.mark.usefixtures("no_work")
 @given(st.tuples(subcommands, st.lists(options, max_size=4)))
-@examples(300)
+@examples(120)
 @example((("bench",), [("--out", "")]))
 @example((("bench",), [("--out", "IMAGES")]))
 @example((("train", "custom_resnet"), [("--data", "a\nb\x1b[2J")]))
@@ -177,7 +176,7 @@ def test_arguments(images, tmp_path_factory, drawn):
 
 @pytest.mark.usefixtures("no_work")
 @given(st.dictionaries(st.sampled_from(["COURSE_DATA", "COURSE_RUNS", "COURSE_FAST"]), paths | words), st.booleans())
-@examples(60)
+@examples(25)
 def test_environment(images, tmp_path_factory, variables, gallery):
     place = tmp_path_factory.getbasetemp() / "environment"
     place.mkdir(exist_ok=True)
@@ -195,7 +194,7 @@ def test_environment(images, tmp_path_factory, variables, gallery):
 
 
 @given(st.sampled_from(sorted(RECIPES)), st.lists(assignments, max_size=3))
-@examples(300)
+@examples(150)
 def test_recipe_values(name, texts):
     recipe = attempt(lambda: changed(RECIPES[name], parse_assignments(texts)))
     if recipe:
@@ -301,7 +300,7 @@ suffixes = st.sampled_from([*sorted(helpers.data.SUFFIXES), ".PNG", ".txt", ""])
 
 
 @given(damaged_pictures(), suffixes)
-@examples(400)
+@examples(120)
 def test_pictures(content, suffix):
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -316,9 +315,9 @@ def test_pictures(content, suffix):
 def odd_folders(draw, root: Path) -> Path:
     """A folder of images with something odd in it; files and folders that the system refuses are left out."""
     folder = root / "data"
-    classes = draw(st.lists(names, min_size=1, max_size=4, unique=True))
+    classes = draw(st.lists(names, min_size=1, max_size=4, unique=True)) + draw(st.sampled_from([[], ["cat", "dog"]]))
     for part in ("train", "test"):
-        for name in classes:
+        for name in dict.fromkeys(classes):
             with contextlib.suppress(OSError, ValueError):  # ".." exists, too long a name
                 (folder / part / name).mkdir(parents=True)
                 (folder / part / name / "a.png").write_bytes(PICTURES[0])
@@ -346,7 +345,7 @@ def odd_folders(draw, root: Path) -> Path:
 
 
 @given(st.data())
-@examples(150)
+@examples(60)
 def test_folders_of_images(data):
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -430,7 +429,7 @@ def damaged_texts(draw, name: str, good: str) -> bytes:
 
 
 @given(st.data())
-@examples(60)
+@examples(18)
 def test_files_of_a_run(finished, data):
     name = data.draw(st.sampled_from(["history.csv", "steps.csv", "train.log", *JSONS]))
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
@@ -485,13 +484,14 @@ def slots(value: object, where: tuple = ()) -> list[tuple]:
 
 
 @given(st.data())
-@examples(12)
+@examples(8)
 def test_contents_of_a_checkpoint(half_done, data):
     import torch
 
     state, begin, loaders = half_done
     part = data.draw(st.sampled_from(sorted(state)))
-    state = state | {part: copy.deepcopy(state[part])}
+    small = {key: value for key, value in state.items() if key not in ("model", "trained_model", "optimizer")}
+    state = state | copy.deepcopy(small | {part: state[part]})  # a training goes on with the lists that it is given
     *where, last = data.draw(st.sampled_from(slots({part: state[part]})))
     inside = state
     for key in where:
