@@ -43,7 +43,7 @@ def find_problem(exercise: Exercise, answer: object) -> str:
     try:
         given = np.asarray(answer.detach().cpu() if isinstance(answer, torch.Tensor) else answer, dtype=float)
     except (ArithmeticError, TypeError, ValueError):  # text, a function, a ragged list, ...
-        return f"{wanted} is asked for; a {type(answer).__name__} of this kind cannot be read as that."
+        return f"{wanted} is asked for; this {type(answer).__name__} cannot be read as one."
     if _close(given, truth, exercise):
         return ""
     for sentence, wrong in exercise.mistakes:

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from IPython.core.inputtransformer2 import TransformerManager
 
 from helpers import exercises, lr_finder
 from helpers.authoring.students import NOTEBOOKS, make_student_copies
@@ -138,15 +139,14 @@ def student_cell(student_copies, notebook, cell):
 def run(notebook, cell, capsys):
     """What the cell prints after the notebook's imports, and no other cell: exercises hold what they need."""
     lines = [line for code in code_cells(notebook) for line in code.splitlines()]
-    imports = "\n".join(line for line in lines if re.match(r"(from (?!tqdm)\S+ )?import ", line))
+    imports = "\n".join(line for line in lines if re.match(r"(from \S+ )?import ", line))
     exec(compile(imports + "\n" + cell, notebook.name, "exec"), {})
     return capsys.readouterr().out
 
 
-def assigned(code):
-    return {
-        node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
+def names(code, context):
+    tree = ast.parse(TransformerManager().transform_cell(code))  # a magic is no Python
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, context)}
 
 
 def test_every_exercise_is_in_the_notebooks_once_and_has_wrong_answers_here():
@@ -188,14 +188,13 @@ def test_wrong_answers_get_the_sentence_that_helps(notebook, cell, student_cell,
 def test_nothing_else_needs_an_answer(notebook, cell, student_cell):
     """So a student's copy runs to its end with every exercise open."""
     open_answers = set(re.findall(r"^(\w+) = \.\.\.", student_cell, flags=re.MULTILINE))
-    answers = open_answers | assigned(cell) - assigned(student_cell)
+    answers = open_answers | names(cell, ast.Store) - names(student_cell, ast.Store)
     known = set()
     for other in code_cells(notebook):
         if other == cell:
             continue
-        loaded = {n.id for n in ast.walk(ast.parse(other)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-        assert not (loaded & answers) - known - assigned(other)
-        known |= assigned(other)
+        assert not (names(other, ast.Load) & answers) - known - names(other, ast.Store)
+        known |= names(other, ast.Store)
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,8 @@ def test_the_command_can_be_run_again(tmp_path):
     assert first.returncode == second.returncode == 0 and first.stdout == second.stdout
     assert first.stdout.split() == [str(tmp_path / "student" / path.name) for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
     assert {path.name for path in (tmp_path / "student").iterdir()} == {path.name for path in NOTEBOOKS.glob("*.ipynb")}
-    command[-1] = str(NOTEBOOKS)
-    refused = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert refused.returncode == 2 and refused.stderr.startswith("Error: ") and refused.stderr.count("\n") == 1
+    for out in (NOTEBOOKS, tmp_path / "student" / "01_lr_range_test.ipynb" / "x"):
+        command[-1] = str(out)
+        refused = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        assert refused.returncode == 2 and refused.stderr.startswith("Error: ") and refused.stderr.count("\n") == 1
+        assert "--out" in refused.stderr

@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from helpers.checkpoints import make_folder, write_text
+from helpers.checkpoints import write_text
 from helpers.errors import CourseError
 from helpers.settings import REPOSITORY
 
@@ -43,7 +43,10 @@ def make_student_copies(out: Path, notebooks: Path = NOTEBOOKS) -> list[Path]:
         copies[out / path.name] = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
     if not copies:
         raise CourseError(f"There are no notebooks in {notebooks}.")
-    make_folder(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CourseError(f"The folder {out} cannot be made ({error}): choose another with --out.") from error
     for path, text in copies.items():
         write_text(path, text)
     return list(copies)
