@@ -56,7 +56,7 @@ def test_class_of_three_of_whom_one_violates_the_assignment(kept, tmp_path, caps
     assert main(["check", str(kept), str(second)]) == 0
     out = capsys.readouterr().out
     assert "❌" not in out and out.count("✅") == 2 * (4 + len(ASSIGNMENTS["custom_resnet"]))
-    assert "      6,573,130 for 10 classes [the saved weights]\n" in out and "512 [recorded only]\n" in out
+    assert "      6,573,130 for 10 classes [fits the saved weights]\n" in out and "512 [recorded only]\n" in out
     assert out.splitlines()[-2:] == [
         f"pass     15 of 15 demands, custom_resnet, 93.00 %: {kept}",
         f"pass     15 of 15 demands, custom_resnet, 90.50 %: {second}",

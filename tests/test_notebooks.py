@@ -42,6 +42,7 @@ def test_executed_once_in_order_without_an_error(notebook):
     cells = code_cells(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert not [output.ename for cell in cells for output in cell.outputs if output.output_type == "error"]
+    assert not [cell.id for cell in cells if "\r" in text_of(cell)]  # what is left of progress bars: TQDM_DISABLE=1
 
 
 def test_without_widgets_which_github_cannot_show(notebook):
