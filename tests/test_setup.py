@@ -163,4 +163,4 @@ def test_missing_packages_are_installed_and_no_other_is_replaced(tmp_path):
     assert done.returncode == 0 and versions == "1.0 1.0", done.stderr
     done, versions = install("preinstalled>=1.5", "missing>=1")
     assert "without replacing an installed package" in done.stderr and versions == "1.0 1.0"
-    assert "CourseError" in done.stderr
+    assert "CourseError" in done.stderr and "(ERROR: Cannot install preinstalled" in done.stderr
