@@ -1,6 +1,6 @@
 # make run        execute all notebooks in order, in fast mode on synthetic pictures
-# make test       linter, unit tests, notebooks under nbval
-# make reproduce  train every recipe at full length: make reproduce DATA=cifar10
+# make test       linter, README against results/, unit tests, notebooks under nbval
+# make reproduce  train every recipe at full length, then report: make reproduce DATA=cifar10
 # PYTHON names the interpreter that makes .venv: Python 3.11 or newer.
 
 PYTHON ?= python3
@@ -9,7 +9,7 @@ RUNS ?= runs
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 FAST := COURSE_FAST=1 COURSE_DATA=synthetic
 # A formatter of another version may want another format, so this one is fixed.
-CHECKERS := 'pytest>=8' ruff==0.17.5 tensorboard
+CHECKERS := 'pytest>=8' 'hypothesis>=6' ruff==0.17.5 tensorboard
 
 .PHONY: run test reproduce
 .DELETE_ON_ERROR:
@@ -37,12 +37,11 @@ run: .venv/installed
 test: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/python -m helpers report --check
 	.venv/bin/python -m pytest -q --durations=5
 	@rm -rf runs/nbval
 	$(FAST) COURSE_RUNS=runs/nbval .venv/bin/python -m pytest -q --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=300 notebooks/
 
 reproduce: .venv/installed
-	@for recipe in $$(.venv/bin/python -c 'from helpers.recipes import RECIPES; print(*RECIPES)'); do \
-	  .venv/bin/python -m helpers train $$recipe --data '$(DATA)' --runs '$(RUNS)' || exit 1; \
-	done
+	.venv/bin/python -m helpers reproduce --data '$(DATA)' --runs '$(RUNS)'

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from helpers import distributed
 from helpers.data import Split
 from helpers.errors import CourseError
 
@@ -100,7 +101,10 @@ class BatchOrder(Sampler):
 
 
 class Batches(Dataset):
-    """A data set whose items are whole batches: (images float32 (B, 3, H, W), labels int64 (B,))."""
+    """A data set whose items are whole batches: (images float32 (B, 3, H, W), labels int64 (B,)).
+
+    Of several processes each gets its share of the images, as they are in the batch of one process, and all labels.
+    """
 
     def __init__(self, split: Split, mean: np.ndarray, std: np.ndarray, augmentation: tuple = ()):
         self.split, self.mean, self.std = split, mean, std
@@ -110,7 +114,8 @@ class Batches(Dataset):
         indices, seed = key
         images, labels = self.split.images[indices], self.split.labels[indices]
         if self.pipeline:
-            images = augment(images, self.pipeline, seed)
+            images = augment(images, self.pipeline, seed)  # all: each image's draws depend on those before
+        images = images[distributed.share(len(labels))]
         return normalise(images, self.mean, self.std), torch.from_numpy(labels)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from helpers import distributed
 from helpers.augmentation import BatchOrder, scale_and_shift
 from helpers.data import Split
 
@@ -133,14 +134,18 @@ TRANSFORMS = {
 }
 
 
-def augment_batch(images: Tensor, augmentation: tuple, mean: np.ndarray, generator: torch.Generator) -> Tensor:
+def augment_batch(
+    images: Tensor, augmentation: tuple, mean: np.ndarray, generator: torch.Generator, share_of: int = 0
+) -> Tensor:
     """Images (N, 3, H, W) float in 0..255, each transformed by draws of its own from `generator`.
 
+    Images that are this process's share of a batch of `share_of` are transformed as they would be among it.
     Raises KeyError, TypeError or ValueError for what only albumentations can do.
     """
 
     def draw() -> Tensor:
-        return torch.rand(len(images), generator=generator, device=images.device)
+        drawn = torch.rand(share_of or len(images), generator=generator, device=images.device)
+        return drawn[distributed.share(share_of)] if share_of else drawn
 
     words = {"mean": tuple(np.round(mean * 255).tolist())}
     for name, arguments in augmentation:
@@ -165,7 +170,7 @@ class ResidentBatches:
     """Normalised batches of a data set that lies on the device as bytes, augmented there; iterated like a DataLoader.
 
     Batches are images float32 (B, 3, H, W), channels last, and labels int64 (B,). The order and the draws of a
-    batch follow from the seed, the epoch and the batch, as in `helpers.augmentation`.
+    batch follow from the seed, the epoch and the batch, as in `helpers.augmentation`, and so do processes' shares.
     """
 
     def __init__(
@@ -192,9 +197,9 @@ class ResidentBatches:
         order = torch.from_numpy(np.concatenate([indices for indices, _ in batches])).to(self.images.device)
         generator = torch.Generator(self.images.device)
         for chosen, (_, seed) in zip(order.split(self.sampler.batch_size), batches, strict=True):
-            images = self.images[chosen].permute(0, 3, 1, 2).float()
-            if self.augmentation:
+            images = self.images[chosen[distributed.share(len(chosen))]].permute(0, 3, 1, 2).float()
+            if self.augmentation and len(images):
                 generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
-                images = augment_batch(images, self.augmentation, self.mean, generator)
+                images = augment_batch(images, self.augmentation, self.mean, generator, share_of=len(chosen))
             images = images.mul(self.scale).sub_(self.shift).contiguous(memory_format=torch.channels_last)
             yield images, self.labels[chosen]

@@ -1,6 +1,5 @@
 """The assignment's demands, each checked against what a run recorded and what its network holds."""
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from helpers.checkpoints import read_json
 from helpers.data import CIFAR10_FINGERPRINT
 from helpers.errors import CourseError
 from helpers.gradcam import COARSEST
@@ -18,6 +18,10 @@ from helpers.models import make_model
 from helpers.recipes import RECIPES, OneCycle, Plateau, Recipe
 from helpers.runs import Run, load_own_checkpoint, with_defaults
 
+GALLERY = {  # what is read of a `gallery.json`, see `checkpoints.check_shape`
+    **{"correct": [int], "misclassified": [int], "gradcam": [int]},
+    **{"map_size": [int], "accuracy": float, "method": str, "layer": str},
+}
 Check = Callable[[Run, nn.Module], tuple[bool, str]]  # whether a demand is met, and how that can be seen
 
 
@@ -68,14 +72,14 @@ def gallery_checklist(run: Run) -> list[Demand]:
     """
     path = run.folder / "gallery.json"
     try:
-        made = json.loads(path.read_text(encoding="utf-8"))
+        made = read_json(path, GALLERY)
         correct, wrong, explained = (set(made[kind]) for kind in ("correct", "misclassified", "gradcam"))
-        (height, width), accuracy = made["map_size"], float(made["accuracy"])
+        (height, width), accuracy = made["map_size"], made["accuracy"]
         fine = min(height, width) >= COARSEST
         where = f"{made['method']} of {made['layer']}, {height}x{width}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise CourseError(
-            f"{path} is missing or damaged: `python -m helpers gallery {run.folder}` makes it."
+            f"{path} is missing or damaged ({error}): `python -m helpers gallery {run.folder}` makes it."
         ) from error
     wanted = gallery_size(run.recipe)
     demands = [Demand(f"{wanted} misclassified images", len(wrong) >= wanted, f"{len(wrong)} shown")]

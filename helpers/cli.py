@@ -1,10 +1,12 @@
 """The command line: `python -m helpers ...`."""
 
 import argparse
+import os
+import signal
 import sys
 from pathlib import Path
 
-from helpers import recipes, settings
+from helpers import distributed, recipes, settings
 from helpers.errors import CourseError
 
 # The keys of galleries.ORDERS and gradcam.METHODS, whose import takes seconds.
@@ -60,6 +62,23 @@ def build_parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure the speed of this machine, side by side with plain loops")
     bench.add_argument("--quick", action="store_true", help="fewer rounds: under 2 minutes on 2 cores")
     bench.add_argument("--out", default="bench.json", metavar="FILE", help="JSON file to write (default: %(default)s)")
+    report = commands.add_parser(
+        "report",
+        help="bring the README and its figures up to date with results/",
+        description="Make what the README shows from the recorded runs in results/: tables, logs, figures.",
+    )
+    report.add_argument("--check", action="store_true", help="write nothing, fail if anything does not match")
+    report.add_argument("--data", metavar="D", help="the complete CIFAR-10, for figures that show images")
+    record = commands.add_parser("record", help="copy finished runs into results/, as text")
+    record.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run or of a range test")
+    record.add_argument("--weights", action="store_true", help="record the weights too, in half precision")
+    record.add_argument("--data", default=settings.data_source(), metavar="D", help="to measure the weights with")
+    reproduce = commands.add_parser("reproduce", help="train every recipe at full length, then report; resumable")
+    reproduce.add_argument("--data", default=settings.data_source(), metavar="D", help="(default: %(default)s)")
+    reproduce.add_argument("--runs", metavar="DIR", help="where run folders are made (default: runs)")
+    render = commands.add_parser("render", help="execute notebooks again from the recorded runs, without training")
+    render.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
+    render.add_argument("--data", default=settings.data_source(), metavar="D", help="(default: %(default)s)")
     students = commands.add_parser("students", help="copy the notebooks without the solutions of their exercises")
     students.add_argument("--out", default="student", metavar="DIR", help="folder of the copies (default: %(default)s)")
     check = commands.add_parser(
@@ -78,15 +97,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = build_parser().parse_args(arguments)
+    with distributed.muted(errors=True):
+        options = build_parser().parse_args(arguments)
     try:
+        if distributed.WORLD_SIZE > 1 and options.command != "train":
+            raise CourseError(f"torchrun is for `train`: start `python -m helpers {options.command}` without it.")
         return COMMANDS[options.command](options) or 0
     except CourseError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        distributed.say_once(f"Error: {error}")
         return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted. A training goes on after its last finished epoch with the same command.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as signalled:
+        distributed.say_once("\nInterrupted. A training goes on after its last finished epoch with the same command.")
+        return 128 + (signalled.args[0] if signalled.args else signal.SIGINT)  # 130 or 143, as shells count
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered
+        return 128 + signal.SIGPIPE
 
 
 def _whole_number(text: str | None, option: str, least: int = 1, most: int = 2**32 - 1) -> int | None:
@@ -126,14 +151,15 @@ def _draw_to_files() -> None:
 
 
 def run_train(options: argparse.Namespace) -> None:
-    recipe, data, folder, seed = _prepare(options)
+    with distributed.group(), distributed.muted():
+        recipe, data, folder, seed = _prepare(options)
 
-    from helpers.plots import save_run_figures  # torch is only loaded once everything above is right
-    from helpers.training import train
+        from helpers.plots import save_run_figures  # torch is only loaded once everything above is right
+        from helpers.training import train
 
-    run = train(recipe, data, folder, seed=seed)
-    figures = ", ".join(path.name for path in save_run_figures(run))
-    print(f"Run folder: {run.folder} (with {figures})")
+        run = train(recipe, data, folder, seed=seed)
+        figures = ", ".join(path.name for path in distributed.from_first(save_run_figures, run))
+        print(f"Run folder: {run.folder} (with {figures})")
 
 
 def run_lr_find(options: argparse.Namespace) -> None:
@@ -176,10 +202,10 @@ def run_gallery(options: argparse.Namespace) -> None:
     from helpers.models import load_model
 
     model = load_model(run)
-    source = options.data or settings.data_given() or made_of["name"]
-    if source == made_of["name"] not in ("cifar10", "synthetic") and not Path(source).exists():
-        raise CourseError(f"{run.folder.name} was trained on a folder called {source}: name it with --data.")
-    data = load_data(source, limit=max(made_of["train_images"], made_of["test_images"]))
+    given, name = options.data or settings.data_given(), made_of["name"]
+    if not given and name not in ("cifar10", "synthetic"):  # what the file says may be anywhere
+        raise CourseError(f"{run.folder.name} was trained on a folder called {name}: name it with --data.")
+    data = load_data(given or name, limit=max(made_of["train_images"], made_of["test_images"]))
     _draw_to_files()
 
     from helpers import galleries
@@ -196,11 +222,59 @@ def run_bench(options: argparse.Namespace) -> None:
     from helpers.authoring.bench import measure, table
     from helpers.checkpoints import make_folder, write_text
 
-    make_folder(Path(options.out).parent)  # before minutes are spent
+    path = settings.folder(options.out)
+    if path.is_dir():  # "" is the current folder
+        raise CourseError(f"--out has to name a file, and {path} is a folder.")
+    make_folder(path.parent)  # before minutes are spent
     result = measure(options.quick)
     print(table(result))
-    write_text(Path(options.out), json.dumps(result, indent=2) + "\n")
-    print(f"Written to {options.out}")
+    write_text(path, json.dumps(result, indent=2) + "\n")
+    print(f"Written to {path}")
+
+
+def run_report(options: argparse.Namespace) -> int:
+    _draw_to_files()
+
+    from helpers.authoring import report
+    from helpers.data import load_data
+
+    if not options.check:
+        written = report.report(load_data(options.data) if options.data else None)
+        print("Written:", ", ".join(path.name for path in written) or "nothing, all is up to date")
+        return 0
+    faults = report.check()
+    print("\n".join(faults) or "README.md and images/ match results/.")
+    if faults:
+        print("`python -m helpers report` brings them up to date.")
+    return 1 if faults else 0
+
+
+def run_record(options: argparse.Namespace) -> None:
+    _draw_to_files()
+
+    from helpers.authoring.report import record
+    from helpers.data import load_data
+
+    data = load_data(options.data) if options.weights else None
+    for run in options.runs:
+        print(f"Recorded: {record(settings.folder(run), data)}")
+
+
+def run_reproduce(options: argparse.Namespace) -> None:
+    _draw_to_files()
+
+    from helpers.authoring.reproduce import reproduce
+    from helpers.data import load_data
+
+    reproduce(load_data(options.data), settings.folder(options.runs) if options.runs else settings.runs_folder())
+
+
+def run_render(options: argparse.Namespace) -> None:
+    from helpers.authoring.render import render
+
+    for notebook in options.notebooks:
+        render(settings.folder(notebook), options.data)
+        print(f"Rendered: {notebook}")
 
 
 def run_check(options: argparse.Namespace) -> int:
@@ -243,6 +317,10 @@ COMMANDS = {
     "lr-find": run_lr_find,
     "gallery": run_gallery,
     "bench": run_bench,
+    "report": run_report,
+    "record": run_record,
+    "reproduce": run_reproduce,
+    "render": run_render,
     "students": run_students,
     "check": run_check,
     "rename": run_rename,

@@ -8,20 +8,24 @@ the same pictures give the same training.
 import hashlib
 import os
 import sys
+import urllib.request
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from helpers.errors import CourseError
+from helpers import distributed
+from helpers.errors import UNPRINTABLE, CourseError
 from helpers.progress import progress_bar
 from helpers.settings import REPOSITORY
 
 SIZE = 32  # pixels: the networks of the course are made for 32x32 images
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # no others: Pillow runs Ghostscript for EPS, say
 SYNTHETIC_COUNTS = {"train": 10_000, "test": 2_000}
 CACHE_FORMAT = "1"  # raise it when what is cached changes
 CIFAR10_FINGERPRINT = "f84c547c8f0c1dac"  # of the complete set, wherever its pictures come from
@@ -69,6 +73,7 @@ class Data:
         }
 
 
+@distributed.first_of_each_machine()  # decodes; the others read what it cached
 def load_data(source: str = "cifar10", *, limit: int | None = None) -> Data:
     """Load `cifar10`, `synthetic` or the folder at the path `source`.
 
@@ -180,7 +185,9 @@ def _cached(path: Path, stamp: str, build: Callable[[], dict], name: str) -> Dat
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        for left in path.parent.glob(f"{path.name}.*.tmp"):  # by a killed process; a living one does without a cache
+            left.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # never through a link that lies there
             np.savez(file, stamp=np.array(stamp), **arrays)
         temporary.replace(path)
     except OSError as error:
@@ -218,32 +225,59 @@ def _load_synthetic() -> Data:
 
 
 def _load_cifar10(root: Path) -> Data:
-    """The official archive, downloaded by torchvision, which checks its MD5 before anything is unpickled."""
+    """The official archive, read by torchvision, which checks the MD5 of each batch before it is unpickled."""
     return _cached(root / "cifar10.npz", "cifar-10-python", lambda: _decode_cifar10(root), "cifar10")
 
 
 def _decode_cifar10(root: Path) -> dict:
     from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import check_integrity
+    from torchvision.datasets.utils import check_integrity, extract_archive
 
     archive = root / CIFAR10.filename
     by_hand = f"download {CIFAR10_URL} by hand (MD5 {CIFAR10.tgz_md5}), put it at {archive}, and run this again"
-    if archive.exists() and not check_integrity(str(archive), CIFAR10.tgz_md5):
-        raise CourseError(f"{archive} is truncated or damaged (its MD5 is wrong): delete it, then {by_hand}.")
+
+    def read() -> list[CIFAR10]:
+        return [CIFAR10(str(root), train=train) for train in (True, False)]
+
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        train, test = (CIFAR10(str(root), train=train, download=True) for train in (True, False))
-    except (OSError, RuntimeError) as error:  # URLError is an OSError
-        raise CourseError(
-            f"CIFAR-10 could not be downloaded ({error}): {by_hand}; or use --data synthetic, or a folder of images."
-        ) from error
-    finally:
-        if archive.exists() and not check_integrity(str(archive), CIFAR10.tgz_md5):
-            archive.unlink()  # there was none, or a good one: this is an interrupted download
+        train, test = read()
+    except RuntimeError:  # nothing is unpacked, or it is damaged
+        try:
+            if not archive.exists():
+                _download(archive, CIFAR10.tgz_md5)
+            if not check_integrity(str(archive), CIFAR10.tgz_md5):
+                raise CourseError(
+                    f"{archive} is truncated or damaged (its MD5 is wrong): delete it, then {by_hand}."
+                ) from None
+            extract_archive(str(archive), str(root))
+            train, test = read()
+        except (OSError, RuntimeError) as error:  # URLError is an OSError
+            raise CourseError(
+                f"CIFAR-10 could not be had ({error}): {by_hand}; or use --data synthetic, or a folder of images."
+            ) from error
     splits = (  # torchvision's arrays are transposed views: digests need their bytes in order
         Split(np.ascontiguousarray(part.data), np.array(part.targets, dtype=np.int64)) for part in (train, test)
     )
     return _prepare(tuple(train.classes), *splits, notes=())
+
+
+def _download(archive: Path, md5: str) -> None:
+    """The archive over TLS alone: torchvision would try again without, where TLS fails. Raises OSError."""
+    unfinished = archive.with_name(f"{archive.name}.{os.getpid()}.tmp")
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with urllib.request.urlopen(CIFAR10_URL, timeout=60) as response, unfinished.open("xb") as file:
+            if not response.url.startswith("https://"):
+                raise OSError(f"it was redirected to {response.url}, without TLS")
+            total, got = int(response.headers.get("Content-Length") or 0) >> 20, hashlib.md5()
+            for block in progress_bar(iter(partial(response.read, 2**20), b""), "Downloading", total, " MB"):
+                got.update(block)
+                file.write(block)
+        if got.hexdigest() != md5:
+            raise OSError("what came is truncated or damaged: its MD5 is wrong")
+        unfinished.replace(archive)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _load_folder(folder: Path) -> Data:
@@ -253,7 +287,13 @@ def _load_folder(folder: Path) -> Data:
             f"There is no data folder {folder}: give `cifar10`, `synthetic`, or a folder that holds "
             "train/<class>/* and test/<class>/* images."
         )
-    files = {part: _list_images(folder, part) for part in ("train", "test")}
+    try:
+        files = {part: _list_images(folder, part) for part in ("train", "test")}
+    except OSError as error:  # no permission, say
+        raise CourseError(f"{error.filename} cannot be read ({error}): mend or remove it.") from error
+    for name in (folder.resolve().name, *files["train"]):
+        if UNPRINTABLE.search(name):
+            raise CourseError(f"The name of the folder {name} has characters that cannot be shown: rename it.")
     if files["train"].keys() != files["test"].keys():
         both_ways = (("train", "test"), ("test", "train"))
         only = {part: sorted(files[part].keys() - files[other].keys()) for part, other in both_ways}
@@ -284,10 +324,10 @@ def _list_images(folder: Path, part: str) -> dict[str, list[tuple[str, int, int]
             images = [e for e in entries if Path(e.name).suffix.lower() in SUFFIXES and e.name[0] != "."]
         if not images:
             raise CourseError(f"The class folder {directory} holds no image: add some, or remove the folder.")
-        try:
-            classes[directory.name] = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in images)
-        except OSError as error:  # a link to nowhere
-            raise CourseError(f"The image {error.filename} cannot be read ({error}): mend or remove it.") from error
+        for entry in images:
+            if not entry.is_file():  # reading a pipe would wait forever
+                raise CourseError(f"The image {entry.path} cannot be read (it is no file): mend or remove it.")
+        classes[directory.name] = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in images)
     if len(classes) < 2:
         raise CourseError(f"{folder / part} has fewer than two class folders: a classifier needs two or more.")
     return classes
@@ -298,16 +338,16 @@ def _decode(path: Path) -> tuple[np.ndarray, bool]:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.mode.startswith("I"):  # 16-bit grey: convert() would clip instead of scale
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        resize = image.size != (SIZE, SIZE)
+        if resize:
+            image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BICUBIC)
+        return np.asarray(image), resize
+    except Exception as error:  # damage can surface as anything
         raise CourseError(f"The image {path} cannot be read ({error}): mend or remove it.") from error
-    resize = image.size != (SIZE, SIZE)
-    if resize:
-        image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BICUBIC)
-    return np.asarray(image), resize
 
 
 def _decode_folder(folder: Path, files: dict) -> dict:

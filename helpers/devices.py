@@ -1,12 +1,18 @@
 """What the machine at hand computes fastest with: device, precision, memory format."""
 
 import ctypes
+import functools
 import platform
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from helpers import distributed
+from helpers.errors import CourseError
+from helpers.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -51,22 +57,76 @@ def keep_freed_memory() -> None:
         mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap does not shrink
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the host refused memory: for the host PyTorch has no exception of its own."""
+    signs = ("can't allocate memory", "out of memory", "_ALLOC_FAILED", "Cannot allocate memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def explain_failures(function: Callable) -> Callable:
+    """Decorates what computes with a recipe, its first argument.
+
+    Raises CourseError, with what to change and by how much, if memory runs out or a data loading process dies.
+    """
+
+    @functools.wraps(function)
+    def explained(recipe: Recipe, *arguments, **options):
+        try:
+            return function(recipe, *arguments, **options)
+        except (MemoryError, OSError, RuntimeError) as error:
+            reason = (str(error) or repr(error)).splitlines()[0]
+            if out_of_memory(error):
+                rates = {key: vars(recipe.schedule).get(key) for key in ("lr", "lr_min", "lr_max")}
+                halved = {"batch_size": max(1, recipe.batch_size // 2)} | {k: v / 2 for k, v in rates.items() if v}
+                sentence = (
+                    f"The memory does not suffice for batch_size={recipe.batch_size} ({reason}): close what else uses "
+                    "it, such as other notebooks, and run the same again; or halve the batches and with them the "
+                    f"learning rate, --set {' '.join(f'{key}={value:g}' for key, value in halved.items())}, in another "
+                    "--runs folder if epochs are finished here."
+                )
+            elif "DataLoader worker" in str(error):
+                sentence = (
+                    f"A process that loads data died ({reason}): run the same again to go on after the last finished "
+                    "epoch; if it happens again, the machine has too little memory, and others on it use some."
+                )
+            else:
+                raise
+        raise CourseError(sentence)  # not within `except`, where it would keep the tensors of the failed step alive
+
+    return explained
+
+
 def pick_device() -> Device:
     """CUDA with bfloat16 (float16 before Ampere), or the CPU with bfloat16 where it multiplies in it.
 
     Measured on two cores with AVX512-BF16, custom ResNet at batch 512: float32 71 images/s, channels
     last 89, with bfloat16 168. Without such instructions bfloat16 is emulated, and slow.
     """
+    processes = distributed.WORLD_SIZE
+    times = f"{processes} x " if processes > 1 else ""
     if torch.cuda.is_available():
+        device = torch.device("cuda")
+        if processes > 1:
+            device = torch.device("cuda", _own_gpu())
+            torch.cuda.set_device(device)
         native_bf16 = torch.cuda.get_device_capability()[0] >= 8
-        return Device(
-            torch.device("cuda"), torch.bfloat16 if native_bf16 else torch.float16, torch.cuda.get_device_name()
-        )
+        dtype = torch.bfloat16 if native_bf16 else torch.float16
+        return Device(device, dtype, times + torch.cuda.get_device_name())
     cpu_info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     native_bf16 = "avx512_bf16" in cpu_info or "amx_bf16" in cpu_info
     model = next((line.split(":")[1].strip() for line in cpu_info.splitlines() if "model name" in line), "CPU")
-    name = f"{model}, {torch.get_num_threads()} threads"
+    name = f"{times}{model}, {torch.get_num_threads()} threads"
     return Device(torch.device("cpu"), torch.bfloat16 if native_bf16 else torch.float32, name)
+
+
+def _own_gpu() -> int:
+    processes, gpus = distributed.LOCAL_WORLD_SIZE, torch.cuda.device_count()
+    if processes > gpus:
+        raise CourseError(
+            f"torchrun started {processes} processes on a machine with {gpus} GPU{'s' if gpus > 1 else ''}, and each "
+            f"needs its own: use --nproc-per-node {gpus}, or no torchrun for a single GPU."
+        )
+    return distributed.LOCAL_RANK
 
 
 def describe_machine() -> str:

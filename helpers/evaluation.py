@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from helpers import distributed
 from helpers.devices import Device
 
 
@@ -30,6 +31,8 @@ def to_device(batch: tuple[Tensor, Tensor], device: Device) -> tuple[Tensor, Ten
 def predict(model: nn.Module, loader: Iterable, device: Device, *, flip: bool = False) -> tuple[Tensor, Tensor]:
     """Logits (N, classes) float32 and labels (N,) of every image, on the CPU, in the loader's order.
 
+    Of several processes each computes its share of the logits, and all get all.
+
     `flip` mirrors the images left-right.
     The model is put into evaluation mode for it, and back.
     """
@@ -40,7 +43,8 @@ def predict(model: nn.Module, loader: Iterable, device: Device, *, flip: bool = 
         for batch in loader:
             images, targets = to_device(batch, device)
             with device.autocast():
-                logits.append(model(images.flip(3) if flip else images).float())
+                part = model(images.flip(3) if flip else images).float()
+            logits.append(distributed.joined(part, len(targets)))
             labels.append(targets)
     model.train(training)
     return torch.cat(logits).cpu(), torch.cat(labels).cpu()

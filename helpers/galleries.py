@@ -2,6 +2,7 @@
 
 import json
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from helpers.devices import pick_device
 from helpers.errors import CourseError
 from helpers.evaluation import predict
 from helpers.gradcam import check_method, heatmaps, map_sizes, pick_layer
-from helpers.runs import Run
+from helpers.runs import Run, locked
 
 ORDERS = {
     "first": "in the order of the test set",
@@ -219,7 +220,15 @@ def plot_confused_pairs(run: Run, data: Data, predictions: Selection, pairs: int
     return plots.label_run(figure, run, "The pairs most often confused, their most confident mistakes first.")
 
 
-def save_gallery(
+@dataclass(frozen=True)
+class Gallery:
+    """The pictures of a run, to be drawn on demand, and which test images they show, for `gallery.json`."""
+
+    figures: dict[str, Callable[[], Figure]]  # by file name; one of which there is nothing to show is missing
+    record: dict
+
+
+def make_gallery(
     run: Run,
     data: Data,
     model: nn.Module,
@@ -228,12 +237,10 @@ def save_gallery(
     order: str = "confident",
     layer: str | None = None,
     method: str = "gradcam",
-) -> list[Path]:
-    """Write the pictures of a run, and `gallery.json`, which says what they show: indices into `data.test`.
+) -> Gallery:
+    """Choose the images: `count` of a kind, by default as many as the assignment wants.
 
-    `count` is how many images of a kind, by default as many as the assignment wants. A picture of which there is
-    nothing to show is not written, and an older one of it removed. Raises CourseError before anything is written
-    if an argument is wrong.
+    Raises CourseError if an argument is wrong, or if these are not the run's data.
     """
     name, size = pick_layer(model, layer)
     check_method(method)
@@ -250,10 +257,6 @@ def save_gallery(
             "gradcam_layers.png": lambda: plot_gradcam_layers(run, data, model, wrong[:4], method),
             "confused_pairs.png": lambda: plot_confused_pairs(run, data, predictions),
         }
-    for file in PICTURES:
-        if file not in figures:
-            (run.folder / file).unlink(missing_ok=True)
-    paths = [plots.save(draw(), run.folder / file) for file, draw in figures.items()]
     record = {
         "correct": correct.indices.tolist(),
         "misclassified": wrong.indices.tolist(),
@@ -264,5 +267,20 @@ def save_gallery(
         "method": method,
         "accuracy": 100 * float(np.mean(predictions.actual == predictions.predicted)),
     }
-    write_text(run.folder / "gallery.json", json.dumps(record) + "\n")
+    return Gallery(figures, record)
+
+
+def save_gallery(run: Run, data: Data, model: nn.Module, **choice) -> list[Path]:
+    """Write the pictures of a run, and `gallery.json`, which says what they show: indices into `data.test`.
+
+    `choice`: as for `make_gallery`. A picture of which there is nothing to show is not written, and an older one of
+    it removed. Raises CourseError before anything is written if an argument is wrong.
+    """
+    gallery = make_gallery(run, data, model, **choice)
+    with locked(run.folder):
+        for file in PICTURES:
+            if file not in gallery.figures:
+                (run.folder / file).unlink(missing_ok=True)
+        paths = [plots.save(draw(), run.folder / file) for file, draw in gallery.figures.items()]
+        write_text(run.folder / "gallery.json", json.dumps(gallery.record) + "\n")
     return paths

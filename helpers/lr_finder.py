@@ -27,9 +27,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from helpers import runs
-from helpers.checkpoints import make_folder, write_text
+from helpers.checkpoints import read_json, write_text
 from helpers.data import Data
-from helpers.devices import Device, keep_freed_memory, pick_device
+from helpers.devices import Device, explain_failures, keep_freed_memory, pick_device
 from helpers.errors import CourseError
 from helpers.evaluation import LOSSES
 from helpers.models import make_model
@@ -59,6 +59,13 @@ NOT_SWEPT = {
     "flip_averaging",
     "select",
     *(field.name for kind in (OneCycle, Plateau) for field in fields(kind)),
+}
+
+# What is read of an `lr_find.json`, see `checkpoints.check_shape`.
+RECORD = {
+    **{"title": str, "notes": [str], "lrs": [float], "losses": [float], "lr_min": float, "lr_max": float},
+    **{"steepest": float | None, "ended": str, "provenance": str},
+    "settings": {"recipe": {}, "data": {"fingerprint": str}, "seed": int, "steps": int},
 }
 
 
@@ -154,6 +161,7 @@ def read_curve(lrs: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
     return lr_min, lr_max
 
 
+@explain_failures
 def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: int = STEPS) -> RangeTest:
     """The range test of a recipe, on training data only, recorded in a folder of its own under `folder`.
 
@@ -172,10 +180,11 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
     device = pick_device()
     keep_freed_memory()
     loader = make_loaders(recipe, data, seed, device)["train"]
-    make_folder(folder)
-    seed_everything(seed)
-    model = device.place(make_model(recipe, len(data.classes)))
-    lrs, losses, suggestion, ended = range_test(model, make_optimizer(recipe, model), loader, device, recipe, steps)
+    with runs.locked(folder):
+        seed_everything(seed)
+        model = device.place(make_model(recipe, len(data.classes)))
+        curve = range_test(model, make_optimizer(recipe, model), loader, device, recipe, steps)
+    lrs, losses, suggestion, ended = curve
     lr_min, lr_max = read_curve(lrs, losses)
     notes = [*data.notes, *([f"{steps} steps instead of {STEPS}"] if steps != STEPS else [])]
     result = RangeTest(
@@ -207,7 +216,10 @@ def lr_find_folder(folder: Path, recipe: Recipe, data: Data, seed: int) -> Path:
 def load_lr(path: Path) -> RangeTest:
     """Read an `lr_find.json`. Raises CourseError if there is none or it is damaged."""
     try:
-        return RangeTest(**json.loads(path.read_text(encoding="utf-8")))
+        result = RangeTest(**read_json(path, RECORD))
+        if len(result.lrs) != len(result.losses) or not 0 < result.lr_min < result.lr_max or min(result.lrs) <= 0:
+            raise ValueError("its values do not fit together")
+        return result
     except FileNotFoundError as error:
         raise CourseError(f"{path} is missing: run notebook 01 or `python -m helpers lr-find` first.") from error
     except (OSError, ValueError, TypeError) as error:

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from helpers.checkpoints import file_digest
 from helpers.errors import CourseError
 from helpers.recipes import Recipe
 from helpers.runs import Run, load_own_checkpoint, with_defaults
@@ -139,8 +140,14 @@ def make_model(recipe: Recipe, num_classes: int) -> nn.Module:
 
 
 def load_model(run: Run) -> nn.Module:
-    """The network that a run reports, from its `best.pt`, on the CPU, in evaluation mode. Raises CourseError."""
+    """The network that a run reports, from its `best.pt`, on the CPU, in evaluation mode, in float32.
+
+    Raises CourseError if there is none, if it is another run's, or if its digest is not the recorded one.
+    """
     path = run.folder / "best.pt"
+    recorded = (run.summary or {}).get("weights", {}).get("sha256")
+    if recorded and path.exists() and file_digest(path) != recorded:
+        raise CourseError(f"{path} is not the file that {run.folder.name} recorded: fetch the repository's again.")
     model = make_model(run.recipe, len(run.config["data"]["classes"]))
     load_weights(model, load_own_checkpoint(path, with_defaults(run.config)), path)
     return model.eval()
@@ -152,4 +159,6 @@ def load_weights(model: nn.Module, checkpoint: dict, path: Path) -> None:
         model.load_state_dict(checkpoint["model"])
     except (AttributeError, RuntimeError, TypeError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
-        raise CourseError(f"{path} belongs to another network ({reason}): move it away to train afresh.") from error
+        raise CourseError(
+            f"{path} belongs to another network ({reason}): move its folder away to train afresh."
+        ) from error

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -21,13 +22,16 @@ from helpers.recipes import Plateau, Recipe
 from helpers.runs import Run
 from helpers.schedules import plateau_lrs, triangular
 
-# Okabe & Ito's colours, which people with any colour vision tell apart; the same thing always has the same.
-COLOURS = {"train": "#0072B2", "val": "#009E73", "test": "#D55E00", "lr": "#0072B2", "momentum": "#CC79A7"}
+# After Okabe & Ito's colours, which people with any colour vision tell apart, their blue lightened so that it reads
+# on dark pages as well as on white ones. The same thing always has the same colour.
+COLOURS = {"train": "#1B7FC0", "val": "#009E73", "test": "#D55E00", "lr": "#1B7FC0", "momentum": "#CC79A7"}
 RUN_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00")  # one for each compared run
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 GREY = "#777777"
 MOST_CLASSES = 30  # what a figure can show by name
-NOTED = "#A61C00"  # titles of what is no plain result
+NOTED = "#CF4520"  # titles of what is no plain result
+# GitHub's dark page
+DARK = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "#0D1117") | {"grid.color": "#555555"}
 
 plt.rcParams.update(
     {
@@ -42,6 +46,11 @@ plt.rcParams.update(
         "lines.linewidth": 1.8,
     }
 )
+
+
+def theme(dark: bool) -> AbstractContextManager:
+    """For figures drawn inside: as they are, or light on dark for a dark page."""
+    return plt.style.context(["dark_background", DARK] if dark else {})
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -8,11 +8,24 @@ import ast
 import difflib
 import json
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 
 from helpers.errors import CourseError
 
 Problems = tuple[tuple[bool, str], ...]  # (whether something is wrong, what)
+
+
+def _checked(kind: type, value: object, key: str, old: object) -> object:
+    """`value` if it is of type `kind`, whole numbers also where a number is due; else CourseError."""
+    if kind in (float, float | None) and type(value) is int and abs(value) < 1e300:
+        value = float(value)
+    if type(value) is float and not math.isfinite(value):
+        raise CourseError(f"{key} has to be a number that is finite, not {value}.")
+    if (type(value) is bool and kind is not bool) or not isinstance(value, kind):
+        due = {bool: "True or False", int: "a whole number", str: "a word"}.get(kind, "a number")
+        example = "" if old is MISSING else f", as in {key}={old}"
+        raise CourseError(f"{key} has to be {due}{example}, not {value!r}.")
+    return value
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,7 @@ class Recipe:
     fc_bias: bool = True  # custom_resnet
     logit_scale: float = 1.0  # custom_resnet: multiplies the logits
     norm: str = "batch"  # resnet18: BatchNorm, or "layer" normalisation
+    sync_batchnorm: bool = False  # several GPUs: BatchNorm statistics of the whole batch, not of each GPU's share
     dropout: float = 0.0  # resnet18: share of channels dropped in each block
     zero_init_residual: bool = False  # resnet18: every block starts as the identity
     # (albumentations class, arguments) in order. The word "mean" stands for the channel means of
@@ -141,6 +155,10 @@ class Recipe:
 
     def __post_init__(self):
         """Raises CourseError for values that cannot be trained with."""
+        for part in (self, self.schedule):
+            for item in fields(part):
+                if item.name not in ("schedule", "augmentation"):
+                    _checked(item.type, getattr(part, item.name), item.name, item.default)
         problems = (
             (not 1 <= self.epochs <= 100_000, f"epochs has to be within 1 and 100,000, not {self.epochs}"),
             (self.batch_size < 1, f"batch_size has to be 1 or more, not {self.batch_size}"),
@@ -408,21 +426,9 @@ def parse_assignments(texts: list[str]) -> dict[str, object]:
             raise CourseError(f"--set takes name=value, for instance lr_max=0.2, not {text!r}.")
         try:
             assignments[key.strip()] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: nested too deeply
             assignments[key.strip()] = value.strip()
     return assignments
-
-
-def _checked(kind: type, value: object, key: str, old: object) -> object:
-    """`value` if it is of type `kind`, whole numbers also where a number is due; else CourseError."""
-    if kind in (float, float | None) and type(value) is int and abs(value) < 1e300:
-        value = float(value)
-    if type(value) is float and not math.isfinite(value):
-        raise CourseError(f"{key} has to be a number that is finite, not {value}.")
-    if (type(value) is bool and kind is not bool) or not isinstance(value, kind):
-        due = {bool: "True or False", int: "a whole number", str: "a word"}.get(kind, "a number")
-        raise CourseError(f"{key} has to be {due}, as in {key}={old}, not {value!r}.")
-    return value
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:

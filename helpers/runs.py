@@ -1,16 +1,22 @@
 """A run folder: what was trained on what, how it went, and the figures it ended with."""
 
+import contextlib
 import csv
+import errno
 import io
 import json
+import os
+import platform
+import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from helpers import __version__
-from helpers.checkpoints import load_checkpoint, make_folder, write_text
+from helpers.checkpoints import check_shape, load_checkpoint, make_folder, read_json, write_text
 from helpers.errors import CourseError
 from helpers.recipes import RECIPES, Plateau, Recipe, as_dict, differences, from_dict
 from helpers.settings import REPOSITORY
@@ -20,6 +26,18 @@ HISTORY_COLUMNS = (
 )
 STEP_COLUMNS = ("step", "lr", "momentum")
 TABLES = {"history.csv": HISTORY_COLUMNS, "steps.csv": STEP_COLUMNS}
+# What is read of these files, see `checkpoints.check_shape`.
+CONFIG = {
+    "recipe": {},
+    "data": {"name": str, "classes": [str], "train_images": int, "test_images": int, "fingerprint": str},
+    "seed": int,
+    "notes": [str],
+}
+SUMMARY = {
+    "reported": {"epoch": int, "chosen_by": str, "test_loss": float, "test_acc": float},
+    "confusion_matrix": [[int]],
+    **{"seconds": float, "device": str, "precision": str, "torch": str},
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +73,7 @@ class Run:
 
     def check_begun(self) -> None:
         """Raises CourseError for a run without a finished epoch."""
-        if not len(self.history["epoch"]):
+        if not (len(self.history["epoch"]) and len(self.steps["step"])):
             raise CourseError(f"{self.folder} has no finished epoch yet: there is nothing to draw.")
 
     def check_finished(self) -> None:
@@ -71,25 +89,62 @@ def configuration(recipe: Recipe, data: dict, seed: int) -> dict:
     return {"recipe": as_dict(recipe), "data": data, "seed": seed, "notes": notes}
 
 
-def open_folder(folder: Path, config: dict) -> None:
-    """Make the run folder and record `config` in it, or check that it holds the same.
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder and keep other processes from writing there, until the block or this process ends.
+
+    Raises CourseError if another process does, or if it cannot be written. Where the file system knows no locks,
+    as some network drives, nothing is kept away.
+    """
+    make_folder(folder)
+    path = folder / ".lock"
+    try:
+        file = path.open("ab+", buffering=0)
+    except OSError as error:
+        raise CourseError(f"{path} cannot be opened ({error}): choose another folder with --runs.") from error
+    with file:
+        try:
+            import fcntl  # not on Windows
+
+            # Unlike flock's, these locks are not inherited by the loading processes, which may outlive a killed run.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (ImportError, OSError) as error:
+            if getattr(error, "errno", None) in (errno.EACCES, errno.EAGAIN):
+                holder = path.read_text(errors="replace")[:200].strip() or "another process"
+                raise CourseError(
+                    f"{folder} is in use by {holder}: wait until that ends or stop it, or use another --runs folder "
+                    "or --seed."
+                ) from error
+        with contextlib.suppress(OSError):  # a full disk; what needs space will say so
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
+        yield
+
+
+def open_folder(folder: Path, config: dict) -> bool:
+    """Record `config` in the run folder, or check that it holds the same, and tell whether a run has begun there.
 
     Raises CourseError with the difference if it holds another run's, or if it cannot be written.
     """
     path = folder / "config.json"
-    make_folder(folder)
-    begun = any((folder / name).exists() for name in ("last.pt", "summary.json"))
+    begun = any((folder / name).exists() for name in ("last.pt", "summary.json")) or _epochs_recorded(folder)
     if not begun:  # nothing was trained yet, so nothing is lost
         write_text(path, json.dumps(config, indent=2) + "\n")
-        return
+        return False
     try:
-        recorded = with_defaults(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, CourseError, KeyError, TypeError) as error:
-        raise CourseError(
-            f"{path} is missing or damaged ({error}), so it is not known what was trained there: move the run "
-            "folder away to train afresh."
-        ) from error
+        recorded = with_defaults(read_json(path, CONFIG))
+    except (OSError, ValueError, CourseError):  # missing or damaged, but the checkpoint knows
+        recorded = with_defaults(load_own_checkpoint(folder / "last.pt", config)["config"])
+        write_text(path, json.dumps(recorded, indent=2) + "\n")
     refuse_other(recorded, config, folder)
+    return True
+
+
+def _epochs_recorded(folder: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        text = (folder / "history.csv").read_text(encoding="utf-8")
+        return len(from_csv(text, HISTORY_COLUMNS)["epoch"]) > 0
+    return False
 
 
 def refuse_other(recorded: dict, asked: dict, folder: Path) -> None:
@@ -110,15 +165,16 @@ def load_own_checkpoint(path: Path, config: dict) -> dict:
     """
     if not path.exists():
         raise CourseError(
-            f"{path} is missing: finish the run with the command or notebook that began it, or move the run folder "
-            "away to train afresh."
+            f"{path} is missing: put it back, finish the run if it never was, or move the run folder away to train "
+            "afresh."
         )
     state = load_checkpoint(path)
     try:
+        check_shape(state, {"config": CONFIG})
         recorded = with_defaults(state["config"])
-    except (CourseError, KeyError, TypeError) as error:
+    except (CourseError, ValueError) as error:
         raise CourseError(
-            f"{path} does not say which run it belongs to: it was kept as it is; move it away to train afresh."
+            f"{path} does not say which run it belongs to: it was kept as it is; move its folder away to train afresh."
         ) from error
     refuse_other(recorded, config, path)
     return state
@@ -143,17 +199,17 @@ def _different(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object
 def load_run(folder: Path) -> Run:
     """Read a run folder. Raises CourseError if there is none or it is damaged."""
     try:
-        texts = {name: (folder / name).read_text(encoding="utf-8") for name in ("config.json", *TABLES, "train.log")}
-        tables = [from_csv(texts[name], columns) for name, columns in TABLES.items()]
+        config = read_json(folder / "config.json", CONFIG)
+        texts = {name: (folder / name).read_text(encoding="utf-8") for name in (*TABLES, "train.log")}
+        history, steps = (from_csv(texts[name], columns) for name, columns in TABLES.items())
         summary = folder / "summary.json"
-        summary = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
-        run = Run(folder, json.loads(texts["config.json"]), *tables, texts["train.log"], summary)
-        if not {"recipe", "data", "seed", "notes"} <= run.config.keys():
-            raise ValueError("config.json is incomplete")
-        if not {"name", "classes", "train_images", "test_images", "fingerprint"} <= run.config["data"].keys():
-            raise ValueError("config.json does not describe its data")
-        if summary is not None and not {"reported", "confusion_matrix", "device"} <= summary.keys():
-            raise ValueError("summary.json is incomplete")
+        summary = read_json(summary, SUMMARY) if summary.exists() else None
+        run = Run(folder, config, history, steps, texts["train.log"], summary)
+        rows, count, classes = len(history["epoch"]), len(steps["step"]), len(config["data"]["classes"])
+        if rows > run.recipe.epochs or (summary and (not rows or not count or count % rows)):
+            raise ValueError(f"its {rows} epochs and {count} steps do not fit together")
+        if summary and {classes} != {len(row) for row in (summary["confusion_matrix"], *summary["confusion_matrix"])}:
+            raise ValueError(f"its confusion matrix is not one of {classes} classes")
         return run
     except FileNotFoundError as error:
         recipe = folder.name.split("-")[0]
@@ -162,8 +218,14 @@ def load_run(folder: Path) -> Run:
             f"{folder} holds no run ({Path(error.filename).name} is missing): train it first, in its notebook or with "
             f"`{command}`."
         ) from error
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, CourseError) as error:
         raise CourseError(f"The run folder {folder} is damaged ({error}): move it away to train afresh.") from error
+
+
+def write_summary(folder: Path, summary: dict) -> None:
+    """Write `summary.json`, each row of the confusion matrix on one line."""
+    text = re.sub(r"\[[\d,\s]+\]", lambda row: " ".join(row[0].split()), json.dumps(summary, indent=2))
+    write_text(folder / "summary.json", text + "\n")
 
 
 def to_csv(columns: tuple[str, ...], rows: list[dict]) -> str:
@@ -178,12 +240,22 @@ def to_csv(columns: tuple[str, ...], rows: list[dict]) -> str:
 
 
 def from_csv(text: str, columns: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The columns of a table as float arrays, what is missing as NaN. Raises ValueError if it is another table."""
-    rows = list(csv.DictReader(io.StringIO(text)))
+    """The columns of a table as float arrays, what is missing as NaN, rows counted up by the first column.
+
+    Raises ValueError if it is another table.
+    """
     try:
-        return {key: np.array([float(row[key] or "nan") for row in rows]) for key in columns}
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"a table lacks the column {error}") from error
+        rows = list(csv.DictReader(io.StringIO(text)))
+        table = {key: np.array([float(row[key] or "nan") for row in rows]) for key in columns}
+    except (csv.Error, KeyError, TypeError) as error:
+        raise ValueError(f"a table is not made of the columns {', '.join(columns)}: {error}") from error
+    for key, column in table.items():
+        given = column[~np.isnan(column)] if key.startswith("val_") else column  # there may be no held-out images
+        if not (np.abs(given) < 1e300).all():
+            raise ValueError(f"a table has gaps in its column {key}, or values that are no numbers")
+    if (np.diff(table[columns[0]]) != 1).any():
+        raise ValueError(f"rows are missing, by the column {columns[0]}")
+    return table
 
 
 def code_version() -> str:

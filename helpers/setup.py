@@ -21,7 +21,7 @@ def set_up(*, install: bool) -> None:
         install_missing(settings.REPOSITORY / "requirements.txt")
     from helpers.devices import describe_machine  # torch may only be there now
 
-    print(f"{describe_machine()}\nData: {settings.data_source()}" + ", in fast mode" * settings.fast())
+    print(f"{describe_machine()}\nData: {Path(settings.data_source()).name}" + ", in fast mode" * settings.fast())
 
 
 def install_missing(requirements: Path) -> None:

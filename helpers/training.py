@@ -1,13 +1,12 @@
 """One training loop for every recipe: resumable, logged, and as fast as the device allows."""
 
-import json
 import math
 import os
 import platform
 import random
-import re
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +16,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from helpers import runs, settings
+from helpers import distributed, runs, settings
 from helpers.augmentation import make_loader
 from helpers.batch_augmentation import ResidentBatches, can_augment
-from helpers.checkpoints import save_checkpoint, write_text
+from helpers.checkpoints import check_shape, save_checkpoint, write_text
 from helpers.data import Data, stratified_split
-from helpers.devices import Device, keep_freed_memory, pick_device
+from helpers.devices import Device, explain_failures, keep_freed_memory, pick_device
 from helpers.errors import CourseError
 from helpers.evaluation import LOSSES, confusion_matrix, loss_and_accuracy, predict, to_device
 from helpers.models import load_weights, make_model
@@ -32,6 +31,12 @@ from helpers.schedules import make_schedule, momentum_of
 from helpers.tensorboard_log import open_log
 
 EVALUATION_BATCH = 500
+PROGRESS = {  # what is read of `last.pt` beside weights, states and history, see `checkpoints.check_shape`
+    "epoch": int,
+    "steps": [dict.fromkeys(runs.STEP_COLUMNS, float)],
+    "log": [str],
+    "sessions": [dict.fromkeys(("device", "precision", "torch", "python", "code"), str)],
+}
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
@@ -106,33 +111,39 @@ def run_folder(folder: Path, recipe: Recipe, data: Data, seed: int) -> Path:
     return Path(folder) / f"{recipe.name}-{data.name}-seed{seed}"
 
 
+@explain_failures
 def train(
     recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, report: Callable[[str], None] = print
 ) -> runs.Run:
     """Train `recipe` on `data` in a run folder under `folder`; resume it, or load it if it is finished.
 
     `report` gets the lines of the log. Raises CourseError for what the user can mend, among it a run
-    folder that holds another configuration and a loss that is no longer finite.
+    folder that holds another configuration or that another process trains in, a loss that is no longer
+    finite, and memory that does not suffice.
     """
     config = runs.configuration(recipe, data.describe(), seed)
-    watched = settings.tensorboard()
     device = pick_device()
     keep_freed_memory()
     loaders = make_loaders(recipe, data, seed, device)
     seed_everything(seed)
     training = Training(recipe, len(data.classes), len(loaders["train"]), device)
     folder = run_folder(folder, recipe, data, seed)
-    runs.open_folder(folder, config)
-    if (folder / "summary.json").exists():
-        run = runs.load_run(folder)
-        report(f"{run.log}This run was finished before: loaded from {folder.name}.")
-        return run
-    if (folder / "last.pt").exists():
-        if recipe.select != "last":  # the end needs it: if it is damaged, that is found now and not after hours
-            load_weights(training.evaluated, runs.load_own_checkpoint(folder / "best.pt", config), folder / "best.pt")
-        training.load_state_dict(runs.load_own_checkpoint(folder / "last.pt", config), folder / "last.pt")
+    with ExitStack() as lock:
+        distributed.from_first(lambda: lock.enter_context(runs.locked(folder)))
+        return _train(folder, config, training, loaders, report)
+
+
+def _train(folder: Path, config: dict, training: "Training", loaders: dict, report: Callable[[str], None]) -> runs.Run:
+    recipe = training.recipe
+    finished, state = distributed.from_first(_open, folder, config, training)
+    if finished:
+        report(f"{finished.log}This run was finished before: loaded from {folder.name}.")
+        return finished
+    if state:
+        training.load_state_dict(state, folder / "last.pt")
         report("\n".join((*training.log, f"Resuming {folder.name} after epoch {training.epoch} of {recipe.epochs}.")))
     training.note_session()
+    watched = settings.tensorboard() and distributed.RANK == 0
     watch = open_log(folder / "tensorboard", training.history) if watched else lambda row: None
 
     def log(line: str) -> None:
@@ -140,23 +151,56 @@ def train(
         report(line)
 
     if training.epoch == 0:
-        log(f"Training {recipe.name} on {data.name}, seed {seed}: {loaders['train'].sampler.count:,} images")
+        images = f"{loaders['train'].sampler.count:,} images"
+        log(f"Training {recipe.name} on {config['data']['name']}, seed {config['seed']}: {images}")
         for note in config["notes"]:
             log(f"NOTE: {note}")
-    _write_tables(folder, training)  # again after an interruption: they may be older than the checkpoint
+    distributed.from_first(_write_tables, folder, training)  # after an interruption they may be older than last.pt
     while training.epoch < recipe.epochs:
         training.run_epoch(loaders, log)
-        # best.pt first: killed between the two, the run repeats this epoch and writes the same again.
-        if training.is_best():
-            best = {"model": training.evaluated.state_dict(), "epoch": training.epoch, "config": config}
-            save_checkpoint(folder / "best.pt", best)
-        save_checkpoint(folder / "last.pt", training.state_dict() | {"config": config})
-        _write_tables(folder, training)
+        distributed.from_first(_save, folder, config, training)
         watch(training.history[-1])
     summary = _summary(folder, config, training, loaders["test"], log)
+    return distributed.from_first(_finish, folder, training, summary)
+
+
+# Of several processes, the first alone calls these four: no other touches the run folder, which it may not even see.
+
+
+def _open(folder: Path, config: dict, training: "Training") -> tuple[runs.Run | None, dict | None]:
+    """The run if it is finished, and otherwise the state to go on from, if there is one."""
+    begun = runs.open_folder(folder, config)
+    if (folder / "summary.json").exists():
+        try:
+            return runs.load_run(folder), None
+        except CourseError:  # a file is damaged or gone, which the checkpoint can make again
+            if not (folder / "last.pt").exists():
+                raise
+    if not begun:
+        return None, None
+    if training.recipe.select != "last":  # the end needs it: if it is damaged, that is found now and not after hours
+        load_weights(training.evaluated, runs.load_own_checkpoint(folder / "best.pt", config), folder / "best.pt")
+    return None, runs.load_own_checkpoint(folder / "last.pt", config)
+
+
+def _save(folder: Path, config: dict, training: "Training") -> None:
+    # best.pt first: killed between the two, the run repeats this epoch and writes the same again.
+    if training.is_best():
+        best = {"model": training.evaluated.state_dict(), "epoch": training.epoch, "config": config}
+        save_checkpoint(folder / "best.pt", best)
+    save_checkpoint(folder / "last.pt", training.state_dict() | {"config": config})
     _write_tables(folder, training)
-    text = re.sub(r"\[[\d,\s]+\]", lambda row: " ".join(row[0].split()), json.dumps(summary, indent=2))
-    write_text(folder / "summary.json", text + "\n")  # each row of the confusion matrix on one line
+
+
+def _write_tables(folder: Path, training: "Training") -> None:
+    write_text(folder / "history.csv", runs.to_csv(runs.HISTORY_COLUMNS, training.history))
+    write_text(folder / "steps.csv", runs.to_csv(runs.STEP_COLUMNS, training.steps))
+    write_text(folder / "train.log", "\n".join(training.log) + "\n")
+
+
+def _finish(folder: Path, training: "Training", summary: dict) -> runs.Run:
+    _write_tables(folder, training)
+    runs.write_summary(folder, summary)
     return runs.load_run(folder)
 
 
@@ -165,7 +209,11 @@ class Training:
 
     def __init__(self, recipe: Recipe, classes: int, steps_per_epoch: int, device: Device):
         self.recipe, self.device = recipe, device
-        self.model = device.place(make_model(recipe, classes))
+        model = make_model(recipe, classes)
+        if recipe.sync_batchnorm:
+            model = distributed.with_synchronised_batchnorm(model)
+        self.model = device.place(model)
+        self.parallel = distributed.parallel(self.model)
         self.averaged = None
         if recipe.ema_decay:
             self.averaged = AveragedModel(self.model, multi_avg_fn=self._average, use_buffers=True)
@@ -199,7 +247,13 @@ class Training:
         }
 
     def load_state_dict(self, state: dict, path: Path) -> None:
+        measured = (n for n in runs.HISTORY_COLUMNS if self.recipe.validation_images or not n.startswith("val_"))
+        shape = PROGRESS | {"history": [dict.fromkeys(measured, float)]}
         try:
+            # What is used later, too: a wrong type is found while nothing is written yet.
+            check_shape(state, shape)
+            if not all(_alike(getattr(self, part).state_dict(), state[part]) for part in ("optimizer", "schedule")):
+                raise ValueError("its optimizer or schedule has values of other types")
             self.model.load_state_dict(state["trained_model"])
             self.evaluated.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -211,12 +265,15 @@ class Training:
             self.log, self.sessions = state["log"], state["sessions"]
             if self.averaged:
                 self.averaged.n_averaged.fill_(len(self.steps))
-            # What is used later, used now: a wrong type is found while nothing is written yet.
-            json.dumps([self.epoch + 0, self.history, self.steps, self.sessions, "\n".join(self.log)])
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            for parameter, kept in self.optimizer.state.items():
+                if not all(tensor is None or tensor.shape in ((), parameter.shape) for tensor in kept.values()):
+                    raise ValueError("the optimizer's state is of other weights")
+            if not len(self.history) == self.epoch <= self.recipe.epochs or not self.sessions:
+                raise ValueError(f"{len(self.history)} rows of history in epoch {self.epoch}")
+        except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise CourseError(
                 f"{path} belongs to another network or version ({(str(error) or repr(error)).splitlines()[0]}): it "
-                "was kept as it is; move it away to train afresh."
+                "was kept as it is; move its folder away to train afresh."
             ) from error
 
     def run_epoch(self, loaders: dict, log: Callable[[str], None]) -> None:
@@ -232,6 +289,7 @@ class Training:
                 loss, correct = loss_and_accuracy(logits, labels, self.recipe.loss)
                 row |= {f"{name}_loss": loss, f"{name}_acc": 100 * correct / len(labels)}
                 log(_line({"val": "Validation", "test": "Test"}[name], loss, correct, len(labels)))
+        row = distributed.from_first(lambda: row)  # to the last bit, for the decisions that follow from it
         if not all(math.isfinite(value) for value in row.values()):
             self._stop("after the last step")  # its update was too large, which only the evaluation shows
         self.history.append(row | {"seconds": time.perf_counter() - started})
@@ -245,6 +303,7 @@ class Training:
     def train_epoch(self, loader: DataLoader | ResidentBatches) -> dict:
         recipe, loss_function = self.recipe, LOSSES[self.recipe.loss]
         loader.sampler.epoch = self.epoch
+        distributed.draw_apart(loader.sampler.seed, self.epoch)
         self.model.train()
         # Sums stay on the device: reading them would make the host wait for every step.
         loss_sum = torch.zeros((), device=self.device.device, dtype=torch.float64)
@@ -255,10 +314,13 @@ class Training:
         with progress_bar(loader, f"Epoch {self.epoch}/{recipe.epochs}") as bar:
             for batch_id, batch in enumerate(bar):
                 images, labels = to_device(batch, self.device)
+                count = len(labels)  # of the batch; images and labels are this process's share from here on
+                labels = labels[distributed.share(count)]
                 with self.device.autocast():
-                    logits = self.model(images)
+                    logits = self.parallel(images)
                 logits = logits.float()
-                loss = loss_function(logits, labels, label_smoothing=recipe.label_smoothing)
+                mean_loss = partial(distributed.batch_mean, loss_function, logits, labels, count)
+                loss = mean_loss(label_smoothing=recipe.label_smoothing)
                 self.optimizer.zero_grad(set_to_none=True)
                 self.scaler.scale(loss).backward()
                 if recipe.clip_norm:
@@ -270,8 +332,8 @@ class Training:
                     self.averaged.update_parameters(self.model)
                 with torch.no_grad():
                     # Without smoothing, so that the curves of train and test can be compared.
-                    plain = loss_function(logits, labels) if recipe.label_smoothing else loss
-                    loss_sum += plain.detach() * len(labels)
+                    plain = mean_loss() if recipe.label_smoothing else loss
+                    loss_sum += plain.detach() * (count / distributed.WORLD_SIZE)
                     correct += (logits.argmax(dim=1) == labels).sum()
                     finite &= loss.isfinite()
                     good_steps += finite
@@ -285,12 +347,15 @@ class Training:
                     bar.set_postfix_str(
                         f"Loss={loss_so_far:.4f} Batch_id={batch_id} LR={lr:.5f} Accuracy={accuracy:.2f}", refresh=False
                     )
-        if not finite.item():
-            self._stop(f"in step {good_steps.item() + 1} of {len(loader)}")
-        correct = correct.item()
+        distributed.same_buffers(self.model, self.evaluated)
+        figures = distributed.gathered((loss_sum.item(), correct.item(), images_seen, good_steps.item()))
+        loss_sums, corrects, counts, good_steps = zip(*figures, strict=True)
+        if min(good_steps) < len(loader):
+            self._stop(f"in step {min(good_steps) + 1} of {len(loader)}")
+        correct, images_seen = sum(corrects), sum(counts)
         return {
             "lr": lr,
-            "train_loss": loss_sum.item() / images_seen,
+            "train_loss": sum(loss_sums) / images_seen,
             "train_acc": 100 * correct / images_seen,
             "correct": correct,
             "images": images_seen,
@@ -328,20 +393,24 @@ class Training:
         return values[-1] > max(values[:-1], default=-math.inf)
 
 
+def _alike(fresh: object, loaded: object) -> bool:
+    """Whether a loaded state has values of the same types as a fresh one, where both have any."""
+    if isinstance(fresh, dict) and isinstance(loaded, dict):
+        return all(_alike(value, loaded[key]) for key, value in fresh.items() if key in loaded)
+    if isinstance(fresh, list | tuple) and isinstance(loaded, list | tuple):
+        return len(fresh) == len(loaded) and all(map(_alike, fresh, loaded))
+    numbers = isinstance(fresh, int | float) and isinstance(loaded, int | float)
+    return fresh is None or numbers or type(fresh) is type(loaded)
+
+
 def _line(name: str, loss: float, correct: int, images: int) -> str:
     return f"{name} set: Average loss: {loss:.4f}, Accuracy: {correct}/{images} ({100 * correct / images:.2f}%)"
-
-
-def _write_tables(folder: Path, training: Training) -> None:
-    write_text(folder / "history.csv", runs.to_csv(runs.HISTORY_COLUMNS, training.history))
-    write_text(folder / "steps.csv", runs.to_csv(runs.STEP_COLUMNS, training.steps))
-    write_text(folder / "train.log", "\n".join(training.log) + "\n")
 
 
 def _summary(folder: Path, config: dict, training: Training, loader: DataLoader, log: Callable[[str], None]) -> dict:
     """The final figures, measured on the reported model as `best.pt` holds it."""
     path, model = folder / "best.pt", training.evaluated
-    best = runs.load_own_checkpoint(path, config)
+    best = distributed.from_first(runs.load_own_checkpoint, path, config)
     load_weights(model, best, path)
     logits, labels = predict(model, loader, training.device)
     loss, correct = loss_and_accuracy(logits, labels, training.recipe.loss)

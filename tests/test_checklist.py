@@ -21,7 +21,7 @@ DEMANDS = [text for text, _ in module.CUSTOM_RESNET]
 CIFAR10 = {
     "name": "cifar10",
     "classes": [str(k) for k in range(10)],
-    "fingerprint": CIFAR10_FINGERPRINT,
+    **{"train_images": 50_000, "test_images": 10_000, "fingerprint": CIFAR10_FINGERPRINT},
     "notes": [],
 }
 
@@ -37,7 +37,7 @@ def make_run(folder, recipe=CUSTOM, data=CIFAR10, accuracy=93.0, steps_per_epoch
         beside.mkdir(parents=True)
         settings = {"recipe": swept_values(as_dict(found)), "data": CIFAR10, "seed": 0, "steps": 100}
         bounds = found.schedule.lr_min, found.schedule.lr_max
-        result = RangeTest("", [], [], [], *bounds, None, "", settings, "")
+        result = RangeTest("", [], [1e-4, 10], [2.3, 9.9], *bounds, None, "", settings, "")
         (beside / "lr_find.json").write_text(json.dumps(dataclasses.asdict(result)))
     config = json.loads(json.dumps(configuration(recipe, data, 0)))
     steps = {"step": np.arange(total), "lr": lr if curve is None else curve(lr), "momentum": np.full(total, 0.9)}

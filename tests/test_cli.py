@@ -90,7 +90,7 @@ def test_lr_find_writes_its_curve(images, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "LRMIN" in done.stdout and "synthetic pictures" in done.stdout
     folder = tmp_path / "custom_resnet-synthetic-seed0-lr-find"
-    assert {path.name for path in folder.iterdir()} == {"lr_find.json", "lr_find.png"}
+    assert {path.name for path in folder.iterdir()} == {".lock", "lr_find.json", "lr_find.png"}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["lr-find", "--help"]])

@@ -2,7 +2,10 @@ import hashlib
 import io
 import os
 import pickle
+import socket
 import tarfile
+import threading
+import urllib.request
 from pathlib import Path
 from urllib.error import URLError
 
@@ -11,7 +14,6 @@ import pytest
 from conftest import random_images, write_folder
 from PIL import Image
 from torchvision.datasets import CIFAR10
-from torchvision.datasets import utils as torchvision_utils
 
 import helpers.data
 from helpers.data import channel_statistics, load_data, stratified_split
@@ -330,12 +332,20 @@ def test_read_only_file_system_still_loads(image_folder, monkeypatch, capsys):
         raise OSError(30, "Read-only file system", str(self))
 
     real_open = Path.open
-    monkeypatch.setattr(
-        Path, "open", lambda self, mode="r", *a, **k: refuse(self) if "w" in mode else real_open(self, mode, *a, **k)
-    )
+
+    def read_only(self, mode="r", *args, **kwargs):
+        return refuse(self) if {*mode} & {*"wx"} else real_open(self, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", read_only)
     monkeypatch.setattr(Path, "unlink", refuse)  # such a system refuses even what is not there
     assert len(load_data(str(image_folder)).train) == 10
     assert "Read-only file system" in capsys.readouterr().err
+
+
+def test_what_a_killed_process_left_of_a_cache_is_removed(image_folder):
+    (image_folder / ".images-32x32.npz.4711.tmp").write_bytes(b"half")
+    load_data(str(image_folder))
+    assert leftovers(image_folder) == [".images-32x32.npz"]
 
 
 def test_interrupted_caching_leaves_nothing(image_folder, monkeypatch):
@@ -473,8 +483,7 @@ def official(tmp_path, monkeypatch):
     def offline(*args, **kwargs):
         raise URLError("no network in this test")
 
-    monkeypatch.setattr(torchvision_utils, "_get_redirect_url", lambda url, max_hops: url)
-    monkeypatch.setattr(torchvision_utils, "_urlretrieve", offline)
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
     return archive, images, np.array(labels), names
 
 
@@ -505,9 +514,76 @@ def test_archive_is_read_once_and_then_not_needed(official, monkeypatch):
     assert_same_data(load_data("cifar10"), first)
 
 
+class Answer(io.BytesIO):
+    """What urlopen returns, of that content; `problem` is raised in place of its end."""
+
+    url, problem = helpers.data.CIFAR10_URL, None
+
+    def __init__(self, content: bytes, **attributes):
+        super().__init__(content)
+        self.headers = {"Content-Length": str(len(content))}
+        vars(self).update(attributes)
+
+    def read(self, size: int = -1) -> bytes:
+        block = super().read(size)
+        if self.problem and not block:
+            raise self.problem
+        return block
+
+
+def answer(monkeypatch, content: bytes, **attributes):
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Answer(content, **attributes))
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 def test_download_is_taken(official, monkeypatch):
-    monkeypatch.setattr(torchvision_utils, "_urlretrieve", lambda url, path: Path(path).write_bytes(official[0]))
+    answer(monkeypatch, official[0])
     assert len(load_data("cifar10").train) == 20
+
+
+@pytest.mark.parametrize("attributes", [{"url": "http://mirror.example/cifar.tar.gz"}, {}])
+def test_download_without_tls_or_of_another_content_is_refused(official, monkeypatch, attributes):
+    answer(monkeypatch, official[0] if attributes else official[0] + b"more", **attributes)
+    assert ("without TLS" if attributes else "its MD5 is wrong") in refused("cifar10")
+    assert files(helpers.data.REPOSITORY) == []
+
+
+def test_download_that_fails_over_tls_is_never_tried_without(official, monkeypatch, tmp_path):
+    """A server that hangs up; the first byte of each connection tells TLS (22) from plain HTTP ("G")."""
+    first_bytes = []
+
+    def serve():
+        while connection := server.accept()[0]:
+            first_bytes.append(connection.recv(1))
+            connection.close()
+
+    monkeypatch.undo()  # the network that the fixture took away: here it is this machine's own
+    monkeypatch.setattr(helpers.data, "REPOSITORY", tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, daemon=True).start()
+        monkeypatch.setattr(helpers.data, "CIFAR10_URL", f"https://127.0.0.1:{server.getsockname()[1]}/cifar.tar.gz")
+        assert "could not be had" in refused("cifar10")
+    assert first_bytes and set(first_bytes) == {b"\x16"}
+
+
+@pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
+def test_altered_batch_is_unpacked_again_and_never_unpickled(official, name, tmp_path):
+    path = place(official[0])
+    first = load_data("cifar10")
+    unpacked = path.parent / CIFAR10.base_folder / name
+    good = unpacked.read_bytes()
+    unpacked.write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    (path.parent / "cifar10.npz").unlink()
+    assert_same_data(load_data("cifar10"), first)
+    assert unpacked.read_bytes() == good and not (tmp_path / "sprung").exists()
+    unpacked.write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    (path.parent / "cifar10.npz").unlink()
+    path.unlink()
+    assert "no network in this test" in refused("cifar10")
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_archive_and_png_folder_of_the_same_pictures_give_the_same_data(official, tmp_path):
@@ -535,22 +611,18 @@ def test_without_network_the_message_says_where_to_put_the_archive(official):
     assert "no network in this test" in message
     assert f"put it at {helpers.data.REPOSITORY / 'data' / 'cifar-10-python.tar.gz'}" in message
     assert helpers.data.CIFAR10_URL in message
-    assert [p for p in (helpers.data.REPOSITORY / "data").rglob("*") if p.is_file()] == []
+    assert files(helpers.data.REPOSITORY) == []
 
 
 @pytest.mark.parametrize(
     ("problem", "raised"), [(ConnectionResetError("gone"), CourseError), (KeyboardInterrupt(), KeyboardInterrupt)]
 )
 def test_interrupted_download_is_removed_and_tried_again(official, monkeypatch, problem, raised):
-    def interrupted(url, path):
-        Path(path).write_bytes(official[0][:500])
-        raise problem
-
-    monkeypatch.setattr(torchvision_utils, "_urlretrieve", interrupted)
+    answer(monkeypatch, official[0][:500], problem=problem)
     with pytest.raises(raised):
         load_data("cifar10")
-    assert [p for p in (helpers.data.REPOSITORY / "data").rglob("*") if p.is_file()] == []
-    monkeypatch.setattr(torchvision_utils, "_urlretrieve", lambda url, path: Path(path).write_bytes(official[0]))
+    assert files(helpers.data.REPOSITORY) == []
+    answer(monkeypatch, official[0])
     assert len(load_data("cifar10").train) == 20
 
 

@@ -85,7 +85,7 @@ def test_tensorboard_that_is_not_installed_gets_a_sentence(data, tmp_path, monke
 
 def test_run_folder_holds_what_is_promised(finished, data):
     run, lines = finished
-    files = {"config.json", "history.csv", "steps.csv", "train.log", "last.pt", "best.pt", "summary.json"}
+    files = {".lock", "config.json", "history.csv", "steps.csv", "train.log", "last.pt", "best.pt", "summary.json"}
     assert {path.name for path in run.folder.iterdir()} == files
     assert run.folder.name == "custom_resnet-synthetic-seed0"
     assert tuple(run.history) == HISTORY_COLUMNS and list(run.history["epoch"]) == [1, 2, 3]

@@ -147,25 +147,32 @@ def input_pipeline(rounds: int, images: int, device: Device) -> dict:
     return rates | {"ratio": ratio(rates["custom_resnet"], rates["torchvision"])}
 
 
-def training_epoch(recipe: Recipe, rounds: int, steps: int, device: Device, products: dict) -> dict:
-    """Images a second of a training epoch, loading included: ours, and the plain loop on the same model and batch."""
-    images = steps * recipe.batch_size
-    data = noise(images)
-    loader, ours = _ours(recipe, data, device)
+_plain = {}  # in the plain loop's process: the arguments of plain_epoch
+
+
+def _prepare_plain(recipe: Recipe, images: int) -> None:
+    device, data = pick_device(), noise(images)
     model = make_model(recipe, 10).to(device.device)
+    dataset = PlainImages(data.train, data.mean, data.std)
     # Two workers, started anew for each epoch, are the custom. On a CPU they would take the cores from the training,
     # and in an epoch of a few steps their start would make the plain loop look slower than it is.
     workers = 2 if device.device.type == "cuda" else 0
-    plain = {
-        "loader": DataLoader(
-            PlainImages(data.train, data.mean, data.std), recipe.batch_size, True, num_workers=workers
-        ),
-        "model": model,
-        "optimizer": make_optimizer(recipe, model),
-        "device": device,
-    }
-    tasks = {"ours": lambda: ours.train_epoch(loader), "plain": lambda: plain_epoch(**plain)}
-    rates = {name: rate(images, seconds) for name, seconds in in_turns(tasks, rounds, device).items()}
+    loader = DataLoader(dataset, recipe.batch_size, True, num_workers=workers)
+    _plain.update(loader=loader, model=model, optimizer=make_optimizer(recipe, model), device=device)
+
+
+def _plain_epoch() -> None:
+    plain_epoch(**_plain)
+
+
+def training_epoch(recipe: Recipe, rounds: int, steps: int, device: Device, products: dict) -> dict:
+    """Images a second of a training epoch, loading included: ours, and the plain loop on the same model and batch."""
+    images = steps * recipe.batch_size
+    loader, ours = _ours(recipe, noise(images), device)
+    # A process of its own, as a student's: our settings of the allocator would help it too.
+    with ProcessPoolExecutor(1, get_context("spawn"), _prepare_plain, (recipe, images)) as plain:
+        tasks = {"ours": lambda: ours.train_epoch(loader), "plain": lambda: plain.submit(_plain_epoch).result()}
+        rates = {name: rate(images, seconds) for name, seconds in in_turns(tasks, rounds, device).items()}
     share = rates["ours"]["median"] * step_flop(recipe) / products["median"]
     return rates | {"ratio": ratio(rates["ours"], rates["plain"]), "share_of_matrix_products": share}
 

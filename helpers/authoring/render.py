@@ -1,0 +1,71 @@
+"""Notebooks executed anew from the recorded runs, without training, and written back with their outputs."""
+
+import base64
+import io
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from PIL import Image
+
+from helpers.checkpoints import write_text
+from helpers.errors import CourseError
+from helpers.settings import REPOSITORY
+
+LONGEST = 900  # seconds for a cell
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def render(path: Path, data: str, root: Path = REPOSITORY) -> None:
+    """Execute a notebook with `data` and the runs of `results/`; then, and only then, write it with its outputs.
+
+    Raises CourseError if a cell fails, or takes longer than 15 minutes, as one that trains does.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    with tempfile.TemporaryDirectory() as runs:
+        shutil.copytree(root / "results", runs, dirs_exist_ok=True)
+        environment = {"COURSE_DATA": data, "COURSE_RUNS": runs, "COURSE_FAST": "", "TQDM_DISABLE": "1"}
+        client = NotebookClient(notebook, timeout=LONGEST, resources={"metadata": {"path": str(path.parent)}})
+        try:
+            client.execute(env=os.environ | environment)
+        except CellTimeoutError as error:
+            raise CourseError(f"{path.name}: a cell took over {LONGEST // 60} minutes: is its run recorded?") from error
+        except CellExecutionError as error:
+            raise CourseError(f"{path.name} stopped: {error.ename}: {error.evalue}") from error
+        except DeadKernelError as error:
+            raise CourseError(f"{path.name} stopped: its kernel died, perhaps for want of memory.") from error
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = _tidied(cell.outputs)
+    notebook.metadata = METADATA
+    write_text(path, nbformat.writes(notebook).rstrip("\n") + "\n")
+
+
+def _tidied(outputs: list) -> list:
+    """Without warnings of libraries, what was printed in one piece, pictures with 256 colours."""
+    tidy = []
+    for output in outputs:
+        if output.get("name") == "stderr":
+            continue
+        if output.output_type == "stream" and tidy and tidy[-1].output_type == "stream":
+            tidy[-1].text += output.text
+            continue
+        if "image/png" in output.get("data", {}):
+            output.data["image/png"] = _smaller(output.data["image/png"])
+        tidy.append(output)
+    return tidy
+
+
+def _smaller(png: str) -> str:
+    buffer = io.BytesIO()
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    image.quantize(256, method=Image.Quantize.MEDIANCUT).save(buffer, "PNG", optimize=True)
+    return min(png, base64.b64encode(buffer.getvalue()).decode(), key=len)

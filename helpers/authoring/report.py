@@ -1,0 +1,488 @@
+"""What the README shows of the recorded runs: tables, logs and figures, made from `results/` and checked against it.
+
+`results/` holds one folder a run, named as the run folder was (a shortened one gets its epochs appended), with
+its text files. Between `<!-- report:NAME -->` and `<!-- /report:NAME -->` the README belongs to this module, all
+else to its authors. Every figure carries, in its PNG's text fields, digests of what it was drawn from and of its
+pixels, so that a check needs neither data nor weights and does not draw.
+"""
+
+import hashlib
+import io
+import json
+import math
+import re
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, PngImagePlugin
+from torchinfo import summary
+
+from helpers import galleries, plots
+from helpers.checkpoints import file_digest, make_folder, save_checkpoint, write_atomically, write_text
+from helpers.data import CIFAR10_FINGERPRINT, SIZE, Data
+from helpers.errors import CourseError
+from helpers.lr_finder import RangeTest, load_lr
+from helpers.models import load_model, make_model
+from helpers.recipes import RECIPES, Plateau
+from helpers.runs import Run, load_own_checkpoint, load_run, with_defaults, write_summary
+from helpers.settings import REPOSITORY
+
+# Test accuracy in %, as others report it: for our own recipes the best public result that was found for the
+# assignment, for the published ones what the solution itself reports.
+REPORTED = {
+    "custom_resnet": 93.36,
+    "resnet18_batchnorm": 93.80,
+    "resnet18_layernorm": 90.03,
+    "published_s8_onecycle_sgd": 87.22,
+    "published_s9_onecycle_adam": 90.63,
+    "published_s10_plateau_sgd": 91.77,
+    "published_s10_plateau_albumentations": 91.77,
+    "published_s11_plateau_batchnorm": 84.50,
+}
+SHARED = ("config.json", "history.csv", "steps.csv", "train.log", "summary.json", "gallery.json", "lr_find.json")
+PALETTE = 256  # colours of a chart's PNG, which makes it a third as large
+
+
+@dataclass(frozen=True)
+class Results:
+    """The recorded runs: of full length (by recipe, in the order of their seeds), shortened, and range tests."""
+
+    full: dict[str, list[Run]]
+    short: list[Run]
+    range_tests: dict[str, RangeTest]  # of each recipe
+
+    @property
+    def runs(self) -> list[Run]:
+        return [*(run for runs in self.full.values() for run in runs), *self.short]
+
+    @property
+    def first(self) -> list[Run]:
+        """Of every recipe that was run at full length, the run with the lowest seed."""
+        return [runs[0] for runs in self.full.values() if runs]
+
+
+def load_results(root: Path = REPOSITORY) -> Results:
+    """Read `results/`. Raises CourseError for a record that is damaged or of other data than the complete CIFAR-10."""
+    full, short, range_tests = {name: [] for name in RECIPES}, [], {}
+    for folder in sorted(path for path in (root / "results").iterdir() if path.is_dir()):
+        if folder.name.endswith("-lr-find"):
+            test = load_lr(folder / "lr_find.json")
+            range_tests[test.settings["recipe"]["name"]] = test
+            continue
+        run = load_run(folder)
+        _check_result(run)
+        if run.recipe == RECIPES.get(run.recipe.name):
+            full[run.recipe.name].append(run)
+        else:
+            short.append(run)
+    for runs in full.values():
+        runs.sort(key=lambda run: run.config["seed"])
+    return Results(full, short, range_tests)
+
+
+def _check_result(run: Run) -> None:
+    run.check_finished()
+    if run.config["data"]["fingerprint"] != CIFAR10_FINGERPRINT:
+        raise CourseError(f"{run.folder} was not trained on the complete CIFAR-10, so it is no result to record.")
+
+
+def record(folder: Path, data: Data | None = None, root: Path = REPOSITORY) -> Path:
+    """Copy the text files of a finished run or range test into `results/`. Returns their folder.
+
+    With `data`, the complete CIFAR-10, its weights too, in half precision, with the digest of their file and the
+    accuracy measured from it in `summary.json`, and the galleries that they give in `gallery.json`. Raises
+    CourseError if the run is unfinished, or was not trained on the complete CIFAR-10.
+    """
+    name, run = folder.name, None
+    if (folder / "lr_find.json").exists():
+        if load_lr(folder / "lr_find.json").settings["data"]["fingerprint"] != CIFAR10_FINGERPRINT:
+            raise CourseError(f"{folder} was not measured on the complete CIFAR-10, so it is no result to record.")
+    else:
+        run = load_run(folder)
+        _check_result(run)
+        own = RECIPES.get(run.recipe.name)
+        if own and run.recipe.epochs != own.epochs:
+            name += f"-{run.recipe.epochs}-epochs"
+        elif run.recipe != own:
+            raise CourseError(f"{folder} changed its recipe ({'; '.join(run.config['notes'])}): record it by hand.")
+    target = root / "results" / name
+    make_folder(target)
+    for file in SHARED:
+        if (folder / file).exists():
+            write_text(target / file, (folder / file).read_text(encoding="utf-8"))
+    if data and run:
+        _record_weights(run, target, data)
+    return target
+
+
+def _record_weights(run: Run, target: Path, data: Data) -> None:
+    best = load_own_checkpoint(run.folder / "best.pt", with_defaults(run.config))
+    best["model"] = {key: value.half() if value.is_floating_point() else value for key, value in best["model"].items()}
+    save_checkpoint(target / "best.pt", best)
+    run = load_run(target)
+    gallery = galleries.make_gallery(run, data, load_model(run))
+    write_text(target / "gallery.json", json.dumps(gallery.record) + "\n")
+    weights = {
+        "precision": "float16",
+        "sha256": file_digest(target / "best.pt"),
+        "test_acc": gallery.record["accuracy"],
+    }
+    write_summary(target, run.summary | {"weights": weights})
+
+
+# --- What the README shows, block by block
+
+
+def _results(results: Results) -> str:
+    """The table of all recipes, those that were not run among them."""
+    head = ("recipe", "parameters", "epochs", "seeds", "test accuracy", "flip averaging", "best epoch", "others report")
+    rows = []
+    for name, recipe in RECIPES.items():
+        runs = results.full[name]
+        reported = f"{REPORTED[name]:.2f} %" if name in REPORTED else "–"
+        if not runs:
+            rows.append((f"`{name}`", "", recipe.epochs, "", "not run yet", "", "", reported))
+            continue
+        figures = [run.summary["reported"] for run in runs]
+        flip = [row["test_acc_flip_averaging"] for row in figures if "test_acc_flip_averaging" in row]
+        accuracy = f"**{_spread([row['test_acc'] for row in figures])}**"
+        best = _spread([run.summary["best_test_acc"] for run in runs])
+        parameters = f"{runs[0].summary['parameters']:,}"
+        seeds = ", ".join(str(run.config["seed"]) for run in runs)
+        averaged = _spread(flip) if flip else "–"
+        rows.append((f"`{name}`", parameters, recipe.epochs, seeds, accuracy, averaged, best, reported))
+    return _table(head, rows)
+
+
+def _spread(values: list[float]) -> str:
+    """The mean, with the sample standard deviation where there are several."""
+    text = f"{statistics.mean(values):.2f}"
+    return f"{text} ± {statistics.stdev(values):.2f} %" if len(values) > 1 else f"{text} %"
+
+
+def _table(head: tuple, rows: list[tuple]) -> str:
+    lines = [head, ("---",) * len(head), *rows] if rows else []
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+
+
+def _expect(results: Results) -> str:
+    """What somebody who reruns a recipe may expect: the range over seeds, and the time on each measured device."""
+    lines = []
+    for name, runs in results.full.items():
+        if runs:
+            accuracies = [run.summary["reported"]["test_acc"] for run in runs]
+            seen = f"{min(accuracies):.2f} to {max(accuracies):.2f} % over {len(runs)} seeds"
+            if len(runs) == 1:
+                seen = f"{accuracies[0]:.2f} % with one seed, so the spread is not known yet"
+            times = [
+                f"{run.summary['seconds'] / 60:.0f} minutes ({np.median(run.history['seconds']):.0f} s in the median "
+                f"epoch) on {run.provenance}"
+                for run in runs
+            ]
+            lines.append(f"- `{name}`: {seen}; {', '.join(times)}.")
+    missing = [f"`{name}`" for name, runs in results.full.items() if not runs]
+    if missing:
+        lines.append(f"- Not run at full length yet, on any device: {', '.join(missing)}.")
+    return "\n".join(lines)
+
+
+def _short(results: Results) -> str:
+    head = ("recipe", "epochs", "seed", "held-out images", "test images", "where")
+    rows = []
+    for run in results.short:
+        held_out = run.history["val_acc"][-1]
+        rows.append(
+            (
+                f"`{run.recipe.name}`",
+                f"{len(run.history['epoch'])} of {RECIPES[run.recipe.name].epochs}",
+                run.config["seed"],
+                f"{held_out:.2f} %" if np.isfinite(held_out) else "–",
+                f"{run.summary['reported']['test_acc']:.2f} %",
+                run.provenance,
+            )
+        )
+    return _table(head, rows)
+
+
+def _lr(results: Results) -> str:
+    head = ("recipe", "LRMIN", "LRMAX", "steepest slope (torch-lr-finder)", "steps", "where")
+    rows = []
+    for name, test in results.range_tests.items():
+        steepest = "–" if test.steepest is None else f"{test.steepest:.2g}"
+        rows.append(
+            (f"`{name}`", f"{test.lr_min:g}", f"{test.lr_max:g}", steepest, test.settings["steps"], test.provenance)
+        )
+    return _table(head, rows)
+
+
+def _classes(results: Results) -> str:
+    head = ("class", *(f"`{run.recipe.name}`, seed {run.config['seed']}" for run in results.first))
+    confusions = [np.array(run.summary["confusion_matrix"]) for run in results.first]
+    shares = [100 * matrix.diagonal() / matrix.sum(axis=1) for matrix in confusions]
+    names = results.first[0].config["data"]["classes"] if results.first else []
+    return _table(head, [(name, *(f"{share[k]:.1f} %" for share in shares)) for k, name in enumerate(names)])
+
+
+def _models(results: Results) -> str:
+    networks = {(recipe.model, recipe.norm): recipe for recipe in reversed(RECIPES.values())}
+    parts = []
+    for recipe in (networks[key] for key in sorted(networks)):
+        columns = {"col_names": ("output_size", "num_params"), "depth": 3, "row_settings": ("var_names",)}
+        text = str(summary(make_model(recipe, 10), (1, 3, SIZE, SIZE), verbose=0, device="cpu", **columns))
+        text = "\n".join(line.rstrip() for line in text.splitlines() if set(line) != {"="})
+        parts.append(_folded(f"Model summary of <code>{recipe.name}</code>", text))
+    return "\n\n".join(parts)
+
+
+def _logs(results: Results) -> str:
+    parts = []
+    for run in results.runs:
+        parts.append(_folded(f"Training log: {run.title}{_shortened(run)}", run.log))
+    return "\n\n".join(parts)
+
+
+def _shortened(run: Run) -> str:
+    return "".join(f" ({note})" for note in run.config["notes"])
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details>\n<summary>{title}</summary>\n\n```text\n{text.strip()}\n```\n\n</details>"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure of the README. `draw` is None if it shows images and they are not at hand."""
+
+    name: str  # of its file in images/, without .png
+    alt: str
+    source: object  # what decides what is seen, as JSON types: its digest tells a stale figure
+    draw: Callable[[], Figure] | None
+    dark: bool = True  # drawn for dark pages too; photographs are not
+
+    @property
+    def files(self) -> dict[str, bool]:
+        """The names of its files, and whether they are for dark pages."""
+        return {f"{self.name}.png": False} | ({f"{self.name}-dark.png": True} if self.dark else {})
+
+    @property
+    def digest(self) -> str:
+        return _digest(json.dumps(self.source, sort_keys=True, default=str).encode())
+
+    @property
+    def markdown(self) -> str:
+        image = f"images/{self.name}"
+        if not self.dark:
+            return f"![{self.alt}]({image}.png)"
+        dark = f'<source media="(prefers-color-scheme: dark)" srcset="{image}-dark.png">'
+        return f'<picture>{dark}<img alt="{self.alt}" src="{image}.png"></picture>'
+
+
+def _lr_figures(results: Results) -> list[Shown]:
+    shown = []
+    for name, test in results.range_tests.items():
+        alt = f"Range test of {name}: loss against learning rate"
+        shown.append(Shown(f"{name}_lr_find", alt, asdict(test), lambda test=test: plots.plot_range_test(test)))
+        steps = 5 * math.ceil(test.settings["data"]["train_images"] / RECIPES[name].batch_size)  # of five epochs
+        bounds = (test.lr_min, test.lr_max, steps)
+        alt = f"Triangular cyclic learning rate between {test.lr_min:g} and {test.lr_max:g}"
+        shown.append(Shown(f"{name}_triangular", alt, bounds, lambda bounds=bounds: plots.plot_triangular(*bounds)))
+    return shown
+
+
+def _run_figures(run: Run) -> list[Shown]:
+    name, source = run.recipe.name, _source(run)
+    kinds = (
+        ("curves", "Loss and accuracy", plots.plot_curves),
+        ("lr", "Learning rate and momentum of every step", plots.plot_schedule),
+        ("class_accuracy", "Test accuracy of each class", plots.plot_class_accuracy),
+        ("confusion_matrix", "Confusion matrix", plots.plot_confusion_matrix),
+    )
+    return [Shown(f"{name}_{kind}", f"{alt}: {run.title}", source, partial(plot, run)) for kind, alt, plot in kinds]
+
+
+def _augmentation_figures(data: Data | None) -> list[Shown]:
+    shown = []
+    for name, recipe in RECIPES.items():
+        if not name.startswith("published"):
+            alt = f"Training images, and what the augmentation of {name} makes of them"
+            draw = partial(plots.plot_augmentation, recipe, data) if data else None
+            shown.append(Shown(f"{name}_augmentation", alt, recipe.augmentation, draw, dark=False))
+    return shown
+
+
+def _gallery_figures(results: Results, data: Data | None) -> list[Shown]:
+    """Of every run whose weights are recorded too."""
+    alts = {
+        "correct.png": "Correctly classified test images",
+        "misclassified.png": "Misclassified test images with actual and predicted class",
+        "gradcam.png": "The same misclassified images with GradCAM heatmaps",
+        "gradcam_layers.png": "GradCAM of every layer",
+        "confused_pairs.png": "The pairs of classes most often confused",
+    }
+    shown = []
+    for run in results.runs:
+        if "weights" in run.summary:
+            drawn = galleries.make_gallery(run, data, load_model(run)).figures if data else {}
+            source = [json.loads((run.folder / "gallery.json").read_text(encoding="utf-8")), run.summary["weights"]]
+            for file, alt in alts.items():
+                draw = drawn.get(file)
+                name = f"{run.recipe.name}_{file.removesuffix('.png')}"
+                shown.append(Shown(name, f"{alt}: {run.title}", source, draw, dark=False))
+    return shown
+
+
+def _source(run: Run) -> list:
+    """All that a figure of a run is drawn from."""
+    tables = [{key: column.tolist() for key, column in table.items()} for table in (run.history, run.steps)]
+    return [run.config, run.summary, *tables]
+
+
+def _plateau_figure() -> Shown:
+    plateau = Plateau(lr=0.1, monitor="val_acc", factor=0.2, patience=2)
+    values = [62, 74, 79, 82, 81.5, 83.6, 83.1, 83.4, 82.9, 89, 90.2, 90.1, 90.0, 90.15, 91.9, 92.2, 92.1, 92.3]
+    alt = "A made-up monitored value that stalls twice, and the learning rate that is reduced each time"
+    return Shown("plateau", alt, [asdict(plateau), values], partial(plots.plot_plateau, plateau, values))
+
+
+def _short_figures(results: Results) -> list[Shown]:
+    alt = "Accuracy of the shortened runs on training images and on held-out ones"
+    draw = partial(plots.plot_comparison, results.short)
+    return [Shown("shortened_comparison", alt, [_source(run) for run in results.short], draw)] * bool(results.short)
+
+
+def blocks(results: Results, data: Data | None = None) -> dict[str, list[str | Shown]]:
+    """Of every block of the README its parts: Markdown texts and figures, in their order."""
+    pictures = _gallery_figures(results, data)
+    return {
+        "picture": [picture for picture in pictures if picture.name.endswith("_layers")],
+        "results": [_results(results), _expect(results)],
+        "lr": [_lr(results), *_lr_figures(results)],
+        "augmentation": _augmentation_figures(data),
+        "runs": [
+            *(figure for run in results.first for figure in _run_figures(run)),
+            _classes(results),
+        ],
+        "gallery": [picture for picture in pictures if not picture.name.endswith("_layers")],
+        "plateau": [_plateau_figure()],
+        "short": [_short(results), *_short_figures(results)],
+        "models": [_models(results)],
+        "logs": [_logs(results)],
+    }
+
+
+# --- Writing and checking it
+
+
+def report(data: Data | None = None, root: Path = REPOSITORY) -> list[Path]:
+    """Write the README's blocks and every figure in `images/` that is missing or stale. Returns what was written.
+
+    Figures that show images are only drawn with `data`, the complete CIFAR-10. Raises CourseError if they are
+    needed and not given, and for a README whose markers are damaged.
+    """
+    made = blocks(load_results(root), data)
+    readme = root / "README.md"
+    old = readme.read_text(encoding="utf-8")
+    new = _filled(old, made)
+    files = [(root / "images" / file, shown, dark) for shown in _figures(made) for file, dark in shown.files.items()]
+    stale = [(path, shown, dark) for path, shown, dark in files if _fault(path, shown)]
+    photographs = [path.name for path, shown, _ in stale if shown.draw is None]
+    if photographs:
+        raise CourseError(f"Name the complete CIFAR-10 with --data: {', '.join(photographs)} show its images.")
+    for path, shown, dark in stale:
+        _save(shown, path, dark)
+    written = [path for path, _, _ in stale]
+    if new != old:
+        write_text(readme, new)
+        written.append(readme)
+    for path in _left_over(root, made):
+        path.unlink()
+    return written
+
+
+def check(root: Path = REPOSITORY) -> list[str]:
+    """What does not match `results/`, a sentence each: blocks of the README, and figures."""
+    made = blocks(load_results(root))
+    old = (root / "README.md").read_text(encoding="utf-8")
+    new = _filled(old, made)
+    faults = []
+    for there, here in zip(_sections(old), _sections(new), strict=True):
+        if there != here:
+            pairs = zip_longest(there[1].splitlines(), here[1].splitlines(), fillvalue="nothing")
+            shown, recorded = next((a, b) for a, b in pairs if a != b)
+            faults.append(f"README.md, block {here[0]}: it says {shown!r}, results/ {recorded!r}")
+    for shown in _figures(made):
+        paths = [root / "images" / file for file in shown.files]
+        faults += [f"images/{path.name} {fault}" for path in paths if (fault := _fault(path, shown))]
+    return faults + [f"images/{path.name} is shown nowhere" for path in _left_over(root, made)]
+
+
+def _figures(made: dict[str, list[str | Shown]]) -> list[Shown]:
+    return [part for parts in made.values() for part in parts if isinstance(part, Shown)]
+
+
+SECTION = re.compile(r"<!-- report:(\w+) -->\n(.*?)<!-- /report:\1 -->", re.DOTALL)
+
+
+def _sections(text: str) -> list[tuple[str, str]]:
+    return SECTION.findall(text)
+
+
+def _filled(text: str, made: dict[str, list[str | Shown]]) -> str:
+    """The README with every block's content. Raises CourseError if a marker is missing, twice or unknown."""
+    names = [name for name, _ in _sections(text)]
+    if sorted(names) != sorted(made) or text.count("<!-- report:") != len(made):
+        raise CourseError(
+            f"README.md has to hold <!-- report:NAME --> and <!-- /report:NAME --> once for each of {', '.join(made)}; "
+            f"it has them for {', '.join(names) or 'none'}."
+        )
+    contents = {
+        name: "\n\n".join(part if isinstance(part, str) else part.markdown for part in parts)
+        for name, parts in made.items()
+    }
+    return SECTION.sub(lambda m: f"<!-- report:{m[1]} -->\n{contents[m[1]]}\n<!-- /report:{m[1]} -->", text)
+
+
+def _left_over(root: Path, made: dict[str, list[str | Shown]]) -> list[Path]:
+    known = {file for shown in _figures(made) for file in shown.files}
+    return [path for path in sorted((root / "images").glob("*.png")) if path.name not in known]
+
+
+def _save(shown: Shown, path: Path, dark: bool) -> None:
+    """Draw a figure into a PNG with the digests of its source and of its pixels."""
+    buffer = io.BytesIO()
+    with plots.theme(dark):
+        figure = shown.draw()
+        figure.savefig(buffer, format="png")
+        plots.plt.close(figure)
+    image = Image.open(buffer).convert("RGB")
+    if shown.dark:  # a chart; photographs need more
+        image = image.quantize(PALETTE, method=Image.Quantize.MEDIANCUT)
+    info = PngImagePlugin.PngInfo()
+    info.add_text("source", shown.digest)
+    info.add_text("pixels", _digest(image.convert("RGB").tobytes()))
+    make_folder(path.parent)
+    write_atomically(path, lambda file: image.save(file, "PNG", pnginfo=info, optimize=True))
+
+
+def _fault(path: Path, shown: Shown) -> str:
+    """What is wrong with a figure's file; nothing if it is what `report` drew from the same source."""
+    try:
+        with Image.open(path) as image:
+            said, pixels = image.text, _digest(image.convert("RGB").tobytes())
+    except FileNotFoundError:
+        return "is missing"
+    except (OSError, AttributeError, SyntaxError) as error:
+        return f"is damaged ({error})"
+    if said.get("source") != shown.digest:
+        return "was drawn from other results"
+    return "" if said.get("pixels") == pixels else "was changed after it was drawn"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

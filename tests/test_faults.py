@@ -1,0 +1,488 @@
+"""Runs that are really killed, starved and cut: what was saved is never lost, and each failure is one sentence.
+
+The processes are those of `python -m helpers ...`, forked from one that has imported everything already, so that
+a start takes a moment.
+"""
+
+import csv
+import errno
+import json
+import multiprocessing.forkserver
+import os
+import random
+import resource
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import random_images, write_folder
+
+from helpers import lr_finder, runs, training
+from helpers.augmentation import make_loader
+from helpers.checkpoints import load_checkpoint
+from helpers.cli import main
+from helpers.data import load_data
+from helpers.errors import CourseError
+from helpers.recipes import changed, get_recipe, with_epochs
+from helpers.settings import REPOSITORY
+
+processes = multiprocessing.get_context("forkserver")
+# Two steps an epoch, so that an epoch takes half a second, half of it for its checkpoint of 134 MB. Everything that can
+# be lost is in it: held-out images, a plateau, averaged weights, a best epoch, dropout's random numbers.
+SMALL = {"batch_size": 8, "validation_images": 4, "patience": 0, "ema_decay": 0.5, "dropout": 0.3}
+RECIPE = "resnet18_layernorm"
+NAME = f"{RECIPE}-pets-seed0"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm_process():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # one number for all, so that sums are equal to the bit
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests"))))
+        processes.set_forkserver_preload(["test_faults", "helpers.galleries", "torch._dynamo"])
+        multiprocessing.forkserver.ensure_running()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    pictures = random_images(24)
+    parts = {
+        "train": {"cat": list(pictures[:8]), "dog": list(pictures[8:16])},
+        "test": {"cat": list(pictures[16:20]), "dog": list(pictures[20:])},
+    }
+    return write_folder(tmp_path_factory.mktemp("data") / "pets", parts)
+
+
+def python_m_helpers(arguments):
+    sys.argv[1:] = arguments
+    runpy.run_module("helpers", run_name="__main__")
+
+
+class Command:
+    """`python -m helpers ...` in a process of its own; `prepare` is called in it first."""
+
+    def __init__(self, *arguments, folder, prepare=None, command=python_m_helpers):
+        self.log = folder / f"{time.monotonic_ns()}.out"
+        self.log.touch()
+        arguments = [str(argument) for argument in arguments]
+        self.process = processes.Process(target=_run, args=(command, arguments, str(self.log), prepare))
+        self.process.start()
+
+    @property
+    def output(self):
+        return self.log.read_text()
+
+    def wait_for(self, happened, seconds=600):
+        """Wait until the output holds a text, or a function is true; the process has to live until then."""
+        holds = happened if callable(happened) else lambda: happened in self.output
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert self.process.is_alive() and time.monotonic() < deadline, self.output
+            time.sleep(0.002)
+        return self
+
+    def send(self, number):
+        os.kill(self.process.pid, number)
+        return self
+
+    def end(self, seconds=600):
+        """Its exit status; minus the signal's number if one killed it."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            pytest.fail(f"still running after {seconds} s: {self.output}")
+        return self.process.exitcode
+
+
+def _run(command, arguments, log, prepare):
+    output = os.open(log, os.O_WRONLY | os.O_APPEND)
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
+    if prepare:
+        prepare()
+    command(arguments)
+
+
+def train(images, folder, *, epochs=6, **options):
+    values = [f"{key}={value}" for key, value in SMALL.items()]
+    words = ("train", RECIPE, "--data", images, "--runs", folder, "--epochs", epochs, "--set", *values)
+    return Command(*words, folder=folder, **options)
+
+
+def goes_on(images, folder, **options):
+    """The same command goes on after the first of its two epochs, to the last figures; drawing is not waited for."""
+    command = train(images, folder, epochs=2, **options).wait_for("Reported:")
+    assert f"Resuming {NAME} after epoch 1 of 2." in command.output
+    assert command.send(signal.SIGKILL).end() == -signal.SIGKILL
+    return True
+
+
+def outcome(folder):
+    """Everything a run leaves but the seconds."""
+    with (folder / "history.csv").open() as file:
+        history = [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+    texts = [(folder / name).read_text() for name in ("train.log", "steps.csv", "config.json")]
+    summary = json.loads((folder / "summary.json").read_text())
+    return history, texts, {key: value for key, value in summary.items() if key != "seconds"}
+
+
+def weights(folder):
+    states = [torch.load(folder / name, weights_only=True) for name in ("last.pt", "best.pt")]
+    return [state[part] for state in states for part in ("model", "trained_model") if part in state]
+
+
+def saved_epochs(folder):
+    """How many finished epochs the folder's checkpoint holds. It has to be whole, whenever it is looked at."""
+    return load_checkpoint(folder / "last.pt")["epoch"] if (folder / "last.pt").exists() else 0
+
+
+def reported_epochs(folder):
+    """How many finished epochs its table shows."""
+    path = folder / "history.csv"
+    return max(len(path.read_text().splitlines()) - 1, 0) if path.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def undisturbed(images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    command = train(images, folder).wait_for("EPOCH: 1")
+    started = time.monotonic()
+    command.wait_for("EPOCH: 6")
+    pace = (time.monotonic() - started) / 5
+    assert command.end() == 0
+    return folder / NAME, pace  # seconds an epoch
+
+
+@pytest.mark.slow
+def test_run_killed_at_25_random_moments_ends_like_an_undisturbed_one(undisturbed, images, tmp_path):
+    """The moments are spread over the start and five of six epochs, every fifth while a checkpoint is written, and one
+    at the end. In between the files get times of other years, as if the clock was wrong."""
+    rng = random.Random(25)
+    (complete, pace), folder = undisturbed, tmp_path / NAME
+    saved, while_saving = 0, 0
+    for kill, moment in enumerate(sorted(rng.uniform(0, 6) for _ in range(24))):
+        command, epoch = train(images, tmp_path), int(moment)
+        command.wait_for(f"EPOCH: {epoch}" if epoch else "")
+        late = time.monotonic() + moment % 1 * pace
+        command.wait_for(lambda: time.monotonic() > late or f"EPOCH: {epoch + 1}" in command.output)  # noqa: B023
+        if kill % 5 == 0:
+            command.wait_for(lambda: any(folder.glob("*.pt.tmp")))
+        while_saving += any(folder.glob("*.pt.tmp"))
+        assert command.send(signal.SIGKILL).end() == -signal.SIGKILL, command.output
+        assert saved_epochs(folder) >= max(saved, reported_epochs(folder)), "a saved epoch was lost"
+        saved = saved_epochs(folder)
+        for path in folder.iterdir():
+            os.utime(path, (rng.randrange(2**31), rng.randrange(2**31)))
+    assert while_saving >= 5
+    command = train(images, tmp_path).wait_for("Reported:")
+    assert f"Resuming {NAME} after epoch {saved} of 6." in command.output
+    assert command.send(signal.SIGKILL).end() == -signal.SIGKILL
+    assert train(images, tmp_path).end() == 0
+    assert outcome(folder) == outcome(complete)
+    for ours, theirs in zip(weights(folder), weights(complete), strict=True):
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert not list(folder.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_command_says_so_in_one_sentence_and_goes_on(images, tmp_path, number, status):
+    command = train(images, tmp_path, epochs=2).wait_for("EPOCH: 2").send(number)
+    assert command.end() == status
+    assert command.output.endswith(
+        "\nInterrupted. A training goes on after its last finished epoch with the same command.\n"
+    )
+    assert "Traceback" not in command.output and not list(tmp_path.rglob("*.tmp"))
+    assert goes_on(images, tmp_path)
+
+
+def interrupted_kernel(arguments):
+    """A notebook whose training is interrupted, and whose kernel lives on."""
+    try:
+        main(arguments)
+    finally:
+        print("interrupted", flush=True)
+        time.sleep(60)
+
+
+def test_interrupted_notebook_lets_others_into_its_run_folder(images, tmp_path, undisturbed):
+    kernel = train(images, tmp_path, epochs=2, command=interrupted_kernel).wait_for("EPOCH: 2").send(signal.SIGINT)
+    kernel.wait_for("interrupted\n")
+    assert goes_on(images, tmp_path)
+    kernel.send(signal.SIGKILL)
+
+
+def into_a_closed_pipe():
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 1)
+
+
+def test_reader_that_has_seen_enough_ends_a_command_quietly(images, tmp_path):
+    """As in `python -m helpers train ... | head -1`."""
+    command = train(images, tmp_path, prepare=into_a_closed_pipe)
+    assert command.end() == 141 and command.output == ""
+
+
+# --- two processes
+
+
+def hold(arguments):
+    """Keep a folder locked, beside a child that outlives this process as loading processes may."""
+    with runs.locked(Path(arguments[0])):
+        child = os.fork()
+        if child:
+            print(f"holding, child {child}.", flush=True)
+        time.sleep(60)
+
+
+def test_second_process_is_refused_until_the_first_one_is_dead(images, tmp_path):
+    first = train(images, tmp_path, epochs=2).wait_for("EPOCH: 2").send(signal.SIGSTOP)
+    before = {path.name: path.read_bytes() for path in (tmp_path / NAME).iterdir()}
+    second = train(images, tmp_path, epochs=2)
+    assert second.end() == 2
+    assert second.output.startswith(f"Error: {tmp_path / NAME} is in use by process {first.process.pid} on ")
+    assert "wait until that ends or stop it" in second.output and second.output.count("\n") == 1
+    other = train(images, tmp_path, epochs=3)  # not even a word of another configuration
+    assert other.end() == 2 and "is in use by" in other.output
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / NAME).iterdir()}
+    first.send(signal.SIGKILL).end()
+    assert goes_on(images, tmp_path)
+
+
+def test_lock_of_a_dead_process_does_not_block_though_its_children_live(tmp_path):
+    holder = Command(tmp_path / "run", folder=tmp_path, command=hold).wait_for("holding")
+    child = int(holder.output.split()[-1].rstrip("."))
+    with pytest.raises(CourseError, match=f"in use by process {holder.process.pid}"), runs.locked(tmp_path / "run"):
+        pass
+    assert holder.send(signal.SIGKILL).end() == -signal.SIGKILL
+    os.kill(child, 0)  # it lives
+    with runs.locked(tmp_path / "run"):
+        assert f"process {os.getpid()} on" in (tmp_path / "run" / ".lock").read_text()
+    os.kill(child, signal.SIGKILL)
+
+
+def test_range_test_and_gallery_keep_out_of_a_folder_in_use(undisturbed, images, tmp_path):
+    run, _ = undisturbed
+    small = "batch_size=8", "validation_images=4"
+    for folder, *arguments in (
+        (run, "gallery", run, "--data", images, "--count", 2),
+        (tmp_path / f"{NAME}-lr-find", "lr-find", RECIPE, "--data", images, "--runs", tmp_path, "--set", *small),
+    ):
+        holder = Command(folder, folder=tmp_path, command=hold).wait_for("holding")
+        refused = Command(*arguments, folder=tmp_path)
+        assert refused.end() == 2 and f"Error: {folder} is in use by process" in refused.output
+        os.kill(int(holder.output.split()[-1].rstrip(".")), signal.SIGKILL)
+        holder.send(signal.SIGKILL).end()
+        assert [path.name for path in folder.glob("*.tmp")] == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_file_system_without_locks_is_used_without(tmp_path, monkeypatch, code):
+    def unsupported(*arguments):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.lockf", unsupported)
+    with runs.locked(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir()
+
+
+# --- disks
+
+
+def small_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000_000, 100_000_000))
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 280 MB: there is room for a checkpoint of 134 MB and the best model, and not for a second one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=280m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def stopped_by_the_disk(command, folder, reason):
+    """The command ended with one sentence, and the checkpoint of the first epoch is as it was."""
+    assert command.end() == 2, command.output
+    lines = command.output.splitlines()
+    assert lines[-1].startswith("Error: ") and "could not be written" in lines[-1] and reason in lines[-1]
+    assert "Traceback" not in command.output and not list(folder.glob("*.tmp"))
+    assert saved_epochs(folder) == reported_epochs(folder) == 1
+
+
+def test_full_disk_stops_a_run_which_goes_on_when_there_is_space(images, disk):
+    stopped_by_the_disk(train(images, disk, epochs=2), disk / NAME, "No space left on device")
+    subprocess.run(["mount", "-o", "remount,size=900m", disk], check=True)
+    assert goes_on(images, disk)
+
+
+def test_quota_stops_a_run_which_goes_on_when_it_is_raised(images, tmp_path):
+    train(images, tmp_path, epochs=2).wait_for("EPOCH: 2").send(signal.SIGKILL).end()
+    stopped_by_the_disk(train(images, tmp_path, epochs=2, prepare=small_files), tmp_path / NAME, "File too large")
+    assert goes_on(images, tmp_path)
+
+
+def as_nobody():
+    """Rights do not bind root."""
+    if os.getuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+
+
+def test_folder_made_read_only_half_way_stops_a_run_which_goes_on_when_it_is_writable(images):
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        folder = Path(folder)
+        folder.chmod(0o777)
+        pets = shutil.copytree(images, folder / "pets")
+        command = train(pets, folder, epochs=2, prepare=as_nobody).wait_for("EPOCH: 2")
+        (folder / NAME).chmod(0o555)
+        stopped_by_the_disk(command, folder / NAME, "Permission denied")
+        refused = train(pets, folder, epochs=2, prepare=as_nobody)
+        assert refused.end() == 2 and "cannot be written: choose another with --runs" in refused.output
+        (folder / NAME).chmod(0o777)
+        assert goes_on(pets, folder, prepare=as_nobody)
+
+
+# --- damaged and lost files
+
+
+def flip(path, byte, bit=0):
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1 << bit
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def unfinished(images, tmp_path_factory):
+    """A run with one of its two epochs."""
+    folder = tmp_path_factory.mktemp("unfinished")
+    train(images, folder, epochs=2).wait_for("EPOCH: 2").send(signal.SIGKILL).end()
+    return folder
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_a_flipped_bit_of_a_weight_is_noticed_before_training_goes_on(unfinished, images, name):
+    path = unfinished / NAME / name
+    flip(path, path.stat().st_size // 2)
+    before = path.read_bytes()
+    command = train(images, unfinished, epochs=2)
+    assert command.end() == 2
+    assert f"Error: {path} is damaged or no checkpoint: it was kept as it is; put back a good copy" in command.output
+    assert path.read_bytes() == before
+    flip(path, path.stat().st_size // 2)
+    assert goes_on(images, unfinished)
+
+
+def test_finished_run_that_lost_its_tables_or_summary_makes_them_again(undisturbed, images, tmp_path):
+    complete, _ = undisturbed
+    folder = shutil.copytree(complete, tmp_path / NAME)
+    for lost in ("history.csv", "steps.csv", "train.log", "config.json"):
+        (folder / lost).unlink()
+    (folder / "summary.json").write_text("{}")
+    assert train(images, tmp_path).end() == 0
+    assert outcome(folder) == outcome(complete)
+
+
+def test_lost_checkpoint_is_not_taken_for_a_fresh_start(unfinished, images):
+    (unfinished / NAME / "last.pt").rename(unfinished / "elsewhere")
+    before = {path.name: path.read_bytes() for path in (unfinished / NAME).iterdir() if path.name != ".lock"}
+    command = train(images, unfinished, epochs=2)
+    assert command.end() == 2 and "last.pt is missing: put it back" in command.output
+    assert before == {path.name: path.read_bytes() for path in (unfinished / NAME).iterdir() if path.name != ".lock"}
+    (unfinished / "elsewhere").rename(unfinished / NAME / "last.pt")
+    assert goes_on(images, unfinished)
+
+
+def test_no_flipped_bit_of_the_data_cache_changes_an_image(images, tmp_path):
+    folder, rng = shutil.copytree(images, tmp_path / "pets"), random.Random(0)
+    good = load_data(str(folder))
+    (cache,) = folder.glob(".*.npz")
+    whole = cache.read_bytes()
+    for _ in range(100):
+        flip(cache, rng.randrange(len(whole)), rng.randrange(8))
+        data = load_data(str(folder))
+        assert data.describe() == good.describe()
+        for ours, theirs in ((data.train, good.train), (data.test, good.test)):
+            assert (ours.images == theirs.images).all() and (ours.labels == theirs.labels).all()
+
+
+# --- memory, processes, the clock
+
+
+def with_loading_processes():
+    training._loader_maker = lambda recipe, data, device: partial(make_loader, mean=data.mean, std=data.std, workers=2)
+
+
+def test_killed_loading_process_stops_a_run_which_goes_on(images, tmp_path):
+    command = train(images, tmp_path, epochs=2, prepare=with_loading_processes).wait_for("EPOCH: 2")
+    workers = subprocess.run(["pgrep", "-P", str(command.process.pid)], capture_output=True, text=True).stdout.split()
+    assert len(workers) >= 2
+    os.kill(int(workers[0]), signal.SIGKILL)
+    assert command.end() == 2, command.output
+    assert "Error: A process that loads data died (" in command.output and "Traceback" not in command.output
+    assert "run the same again to go on after the last finished epoch" in command.output
+    assert goes_on(images, tmp_path)
+
+
+def with_little_memory():
+    """What the process has, and 500 MB more: room for the network, not for a step with 256 images."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + 500_000_000
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("command", ["train", "lr-find"])
+def test_host_memory_that_runs_out_is_said_with_what_to_lower(tmp_path, command):
+    pictures = random_images(280)
+    parts = {"train": {"cat": list(pictures[:128]), "dog": list(pictures[128:256])},
+             "test": {"cat": list(pictures[256:268]), "dog": list(pictures[268:])}}  # fmt: skip
+    images = write_folder(tmp_path / "pets", parts)
+    words = (command, "custom_resnet", "--data", images, "--runs", tmp_path, "--set", "batch_size=256")
+    starved = Command(*words, folder=tmp_path, prepare=with_little_memory)
+    assert starved.end() == 2, starved.output
+    sentence = starved.output.splitlines()[-1]
+    assert sentence.startswith("Error: The memory does not suffice for batch_size=256 (")
+    assert "--set batch_size=128 lr_min=0.0015 lr_max=0.1" in sentence and "Traceback" not in starved.output
+
+
+@pytest.fixture
+def small_run(images):
+    return changed(with_epochs(get_recipe(RECIPE), 2), SMALL), load_data(str(images))
+
+
+@pytest.mark.parametrize("function", [training.train, lr_finder.find_lr])
+def test_gpu_memory_that_runs_out_is_said_and_is_free_afterwards(small_run, tmp_path, monkeypatch, function):
+    """In a notebook, a traceback would keep the tensors of the failed step, and then nothing would fit any more."""
+    held = []
+
+    def exhausted(*arguments):
+        model = make_model(*arguments)
+        held.append(weakref.ref(model))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total ...")
+
+    make_model = training.make_model
+    for module in (training, lr_finder):
+        monkeypatch.setattr(module, "make_model", exhausted)
+    with pytest.raises(CourseError, match=r"CUDA out of memory.*--set batch_size=4 lr=0\.05") as caught:
+        function(*small_run, tmp_path)
+    assert caught.value.__context__ is None and held[0]() is None
+
+
+def test_clock_that_runs_backwards_leaves_no_negative_seconds(small_run, tmp_path, monkeypatch):
+    hours = iter(range(10**9, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: next(hours))
+    run = training.train(*small_run, tmp_path, report=lambda line: None)
+    assert (run.history["seconds"] > 0).all() and run.summary["seconds"] > 0

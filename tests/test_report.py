@@ -1,0 +1,185 @@
+import json
+import shutil
+import statistics
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers import cli
+from helpers.authoring import report
+from helpers.authoring.report import Results, check, load_results, record
+from helpers.data import load_data
+from helpers.errors import CourseError
+from helpers.galleries import predict_test
+from helpers.models import load_model
+from helpers.recipes import RECIPES, as_dict, get_recipe
+from helpers.runs import load_run
+from helpers.settings import REPOSITORY
+from helpers.training import train
+
+SHORT = "resnet18_layernorm-cifar10-seed0-4-epochs"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A copy of what the report reads and writes."""
+    for name in ("results", "images"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    shutil.copy(REPOSITORY / "README.md", tmp_path)
+    return tmp_path
+
+
+def edit(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_the_repository_matches_its_results():
+    assert check() == []
+
+
+def test_a_changed_digit_in_the_readme_is_named_with_both_values(root):
+    edit(root / "README.md", "| 53.28 % |", "| 63.28 % |")
+    (fault,) = check(root)
+    assert "README.md, block short" in fault and "63.28 %" in fault and "53.28 %" in fault
+    assert report.report(root=root) == [root / "README.md"]
+    assert check(root) == []
+
+
+def test_a_changed_log_line_in_the_readme_is_found(root):
+    edit(root / "README.md", "EPOCH: 3\n", "EPOCH: 4\n")
+    assert ["block logs" in fault for fault in check(root)] == [True]
+
+
+def test_prose_around_the_blocks_is_left_alone(root):
+    readme = root / "README.md"
+    readme.write_text("Our course.\n\n" + readme.read_text(encoding="utf-8") + "\nThe end.\n", encoding="utf-8")
+    before = readme.read_bytes()
+    assert check(root) == [] and report.report(root=root) == []
+    assert readme.read_bytes() == before
+
+
+def test_a_changed_result_makes_its_table_and_its_figure_stale(root):
+    edit(root / "results" / SHORT / "summary.json", '"test_acc": 53.28,', '"test_acc": 54.28,')
+    faults = check(root)
+    assert any("block short" in fault and "54.28 %" in fault for fault in faults)
+    assert "images/shortened_comparison.png was drawn from other results" in faults
+    assert "images/shortened_comparison-dark.png was drawn from other results" in faults
+    report.report(root=root)
+    assert check(root) == []
+
+
+def test_missing_repainted_damaged_and_unknown_figures_are_named(root):
+    images = root / "images"
+    (images / "plateau.png").unlink()
+    with Image.open(images / "plateau-dark.png") as image:
+        text, pixels = image.text, np.array(image.convert("RGB"))
+    pixels[100, 100] ^= 1
+    info = report.PngImagePlugin.PngInfo()
+    for key, value in text.items():
+        info.add_text(key, value)
+    Image.fromarray(pixels).save(images / "plateau-dark.png", pnginfo=info)
+    (images / "shortened_comparison.png").write_bytes(b"\x89PNG no more")
+    shutil.copy(images / "shortened_comparison-dark.png", images / "old.png")
+    faults = check(root)
+    for expected in (
+        "images/plateau.png is missing",
+        "images/plateau-dark.png was changed after it was drawn",
+        "images/shortened_comparison.png is damaged",
+        "images/old.png is shown nowhere",
+    ):
+        assert sum(fault.startswith(expected) for fault in faults) == 1
+    assert len(faults) == 4
+    report.report(root=root)
+    assert check(root) == [] and not (images / "old.png").exists()
+
+
+def test_figures_of_images_are_asked_for_before_anything_is_written(root):
+    (root / "images" / "resnet18_batchnorm_augmentation.png").unlink()
+    (root / "images" / "plateau.png").unlink()
+    with pytest.raises(CourseError, match=r"--data: resnet18_batchnorm_augmentation\.png"):
+        report.report(root=root)
+    assert not (root / "images" / "plateau.png").exists()
+
+
+@pytest.mark.parametrize("marker", ["<!-- report:results -->", "<!-- /report:logs -->"])
+def test_a_lost_marker_is_refused(root, marker):
+    edit(root / "README.md", marker, "")
+    with pytest.raises(CourseError, match="once for each of"):
+        check(root)
+
+
+def test_a_table_cell_is_the_mean_and_the_sample_deviation_over_the_seeds(root):
+    for seed, accuracy in ((0, 94.0), (1, 94.2), (2, 94.7)):
+        full_run(root, "resnet18_layernorm", seed, accuracy)
+    (row,) = [line for line in report._results(load_results(root)).splitlines() if "`resnet18_layernorm`" in line]
+    deviation = (((94.0 - 94.3) ** 2 + (94.2 - 94.3) ** 2 + (94.7 - 94.3) ** 2) / 2) ** 0.5
+    assert deviation == pytest.approx(statistics.stdev((94.0, 94.2, 94.7)))
+    assert f"| 11,173,962 | 40 | 0, 1, 2 | **94.30 ± {deviation:.2f} %** |" in row
+    assert row.endswith("| 90.03 % |")
+    (line,) = [line for line in report._expect(load_results(root)).splitlines() if "- `resnet18_layernorm`" in line]
+    assert "94.00 to 94.70 % over 3 seeds" in line
+
+
+def full_run(root, name, seed, accuracy):
+    """A record as of a run of full length, made from the shortened one for the test."""
+    folder = root / "results" / f"{name}-cifar10-seed{seed}"
+    shutil.copytree(root / "results" / SHORT, folder)
+    short = load_run(folder)
+    config = short.config | {"recipe": as_dict(RECIPES[name]), "seed": seed, "notes": []}
+    (folder / "config.json").write_text(json.dumps(config))
+    summary = short.summary | {"reported": short.summary["reported"] | {"test_acc": accuracy}, "notes": []}
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def test_shortened_runs_are_in_no_row_of_the_results():
+    results = load_results()
+    assert all(run.recipe == RECIPES[name] for name, runs in results.full.items() for run in runs)
+    assert all(run.recipe != RECIPES[run.recipe.name] for run in results.short)
+    rows = report._results(Results({name: [] for name in RECIPES}, results.short, {})).splitlines()[2:]
+    assert len(rows) == len(RECIPES) and all("not run yet" in row for row in rows)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run on synthetic pictures, and its data."""
+    data = load_data("synthetic", limit=192)
+    recipe = get_recipe("custom_resnet", fast=True)
+    return train(recipe, data, tmp_path_factory.mktemp("runs"), report=lambda line: None), data
+
+
+def test_what_is_not_the_complete_cifar10_is_not_recorded(finished, tmp_path):
+    with pytest.raises(CourseError, match="complete CIFAR-10"):
+        record(finished[0].folder, root=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_recorded_weights_give_the_recorded_accuracy_and_galleries(finished, tmp_path, monkeypatch):
+    run, data = finished
+    monkeypatch.setattr(report, "CIFAR10_FINGERPRINT", data.fingerprint)
+    folder = record(run.folder, data, root=tmp_path)
+    assert folder == tmp_path / "results" / f"{run.folder.name}-3-epochs"  # never mistaken for a run of 24
+    recorded = load_run(folder)
+    assert (folder / "best.pt").stat().st_size < 0.55 * (run.folder / "best.pt").stat().st_size
+    predictions = predict_test(recorded, load_model(recorded), data)
+    accuracy = 100 * np.mean(predictions.actual == predictions.predicted)
+    assert recorded.summary["weights"]["test_acc"] == pytest.approx(accuracy)
+    assert recorded.summary["reported"] == run.summary["reported"]
+    wrong = json.loads((folder / "gallery.json").read_text())["misclassified"]
+    assert set(wrong) <= set(np.flatnonzero(predictions.actual != predictions.predicted).tolist())
+
+    content = bytearray((folder / "best.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "best.pt").write_bytes(content)
+    with pytest.raises(CourseError, match="is not the file that"):
+        load_model(recorded)
+
+
+def test_the_command_line_tells_the_faults_and_fails(root, monkeypatch, capsys):
+    monkeypatch.setattr(report.check, "__defaults__", (root,))
+    assert cli.main(["report", "--check"]) == 0
+    edit(root / "README.md", "| 53.28 % |", "| 63.28 % |")
+    assert cli.main(["report", "--check"]) == 1
+    assert "block short" in capsys.readouterr().out

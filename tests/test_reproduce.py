@@ -1,0 +1,57 @@
+import nbformat
+import pytest
+
+from helpers.authoring.render import render
+from helpers.authoring.reproduce import multiply_adds, time_left
+from helpers.data import load_data
+from helpers.errors import CourseError
+from helpers.recipes import RECIPES
+from helpers.runs import HISTORY_COLUMNS, to_csv
+from helpers.training import run_folder
+
+
+def test_multiply_adds_are_those_of_the_published_network():
+    # by hand: every convolution's outputs x 9 x input channels, and the classifier
+    convolutions = 32 * 32 * 64 * 27 + 32 * 32 * 128 * 64 * 9 + 2 * 16 * 16 * 128 * 128 * 9 + 16 * 16 * 256 * 128 * 9
+    convolutions += 8 * 8 * 512 * 256 * 9 + 2 * 4 * 4 * 512 * 512 * 9
+    assert multiply_adds(RECIPES["custom_resnet"]) == pytest.approx(convolutions + 512 * 10 + 10, rel=0.001)
+
+
+def test_the_time_left_is_the_work_left_at_the_speed_so_far(tmp_path, monkeypatch):
+    data = load_data("synthetic", limit=200)
+    recipe = RECIPES["custom_resnet"]
+    plan = [(recipe, 0), (recipe, 1)]
+    assert "after the first epoch" in time_left(plan, data, tmp_path)
+    folder = run_folder(tmp_path, recipe, data, 0)
+    folder.mkdir(parents=True)
+    rows = [dict.fromkeys(HISTORY_COLUMNS, 1.0) | {"epoch": epoch, "seconds": 600.0} for epoch in range(1, 7)]
+    (folder / "history.csv").write_text(to_csv(HISTORY_COLUMNS, rows))
+    assert time_left(plan, data, tmp_path) == "about 7 h 00 min left"  # 24 + 24 - 6 epochs of 10 minutes
+
+
+def notebook(path, *sources):
+    cells = [nbformat.v4.new_code_cell(source, id=f"cell-{k}") for k, source in enumerate(sources)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def test_rendering_executes_with_the_recorded_runs_and_keeps_only_what_readers_want(tmp_path):
+    (tmp_path / "results" / "a-run").mkdir(parents=True)
+    path = notebook(
+        tmp_path / "n.ipynb",
+        "import os, sys\nfrom pathlib import Path\nprint(os.environ['COURSE_DATA'])\n"
+        "print('noise', file=sys.stderr)\nprint(*(p.name for p in Path(os.environ['COURSE_RUNS']).iterdir()))",
+    )
+    render(path, "synthetic", root=tmp_path)
+    (cell,) = nbformat.read(path, as_version=4).cells
+    assert cell.execution_count == 1
+    assert [(output.name, output.text) for output in cell.outputs] == [("stdout", "synthetic\na-run\n")]
+
+
+def test_a_notebook_that_stops_stays_as_it_was(tmp_path):
+    (tmp_path / "results").mkdir()
+    path = notebook(tmp_path / "n.ipynb", "print(1)", "1 / 0")
+    before = path.read_bytes()
+    with pytest.raises(CourseError, match=r"n\.ipynb stopped: ZeroDivisionError"):
+        render(path, "synthetic", root=tmp_path)
+    assert path.read_bytes() == before
