@@ -143,17 +143,17 @@ def _results(results: Results) -> str:
     """The table of all recipes, those that were not run among them."""
     head = ("recipe", "parameters", "epochs", "seeds", "test accuracy", "flip averaging", "best epoch", "others report")
     rows = []
-    for name, recipe in RECIPES.items():
-        runs = results.full[name]
+    for name in sorted(RECIPES, key=lambda name: name.startswith("published")):  # ours first
+        recipe, runs = RECIPES[name], results.full[name]
+        parameters = f"{sum(weight.numel() for weight in make_model(recipe, 10).parameters()):,}"
         reported = f"{REPORTED[name]:.2f} %" if name in REPORTED else "–"
         if not runs:
-            rows.append((f"`{name}`", "", recipe.epochs, "", "not run yet", "", "", reported))
+            rows.append((f"`{name}`", parameters, recipe.epochs, "", "not run yet", "", "", reported))
             continue
         figures = [run.summary["reported"] for run in runs]
         flip = [row["test_acc_flip_averaging"] for row in figures if "test_acc_flip_averaging" in row]
         accuracy = f"**{_spread([row['test_acc'] for row in figures])}**"
         best = _spread([run.summary["best_test_acc"] for run in runs])
-        parameters = f"{runs[0].summary['parameters']:,}"
         seeds = ", ".join(str(run.config["seed"]) for run in runs)
         averaged = _spread(flip) if flip else "–"
         rows.append((f"`{name}`", parameters, recipe.epochs, seeds, accuracy, averaged, best, reported))
