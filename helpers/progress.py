@@ -11,8 +11,9 @@ from helpers import distributed
 
 def progress_bar(iterable: Iterable, title: str | None = None, total: int | None = None, unit: str = "it") -> tqdm:
     """tqdm's bar, where someone can watch it: in a terminal or a notebook. It vanishes at its end."""
-    watched = not os.environ.get("TQDM_DISABLE") and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    notebook = "ipykernel" in sys.modules
+    watched = not os.environ.get("TQDM_DISABLE") and (notebook or sys.stderr.isatty())
     watched = watched and distributed.RANK == 0
-    return tqdm(
-        iterable, title, total, leave=False, mininterval=0.5, disable=not watched, dynamic_ncols=True, unit=unit
-    )
+    options = {"leave": False, "mininterval": 0.5, "dynamic_ncols": True, "unit": unit}
+    file = sys.stdout if notebook else sys.stderr  # JupyterLab shows stderr in red, as if something had gone wrong
+    return tqdm(iterable, title, total, file=file, disable=not watched, **options)

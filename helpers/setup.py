@@ -40,11 +40,11 @@ def install_missing(requirements: Path) -> None:
         lists = Path(folder, "wanted.txt"), Path(folder, "fixed.txt")
         lists[0].write_text("\n".join(wanted))
         lists[1].write_text("\n".join(f"{name}=={version}" for name, version in fixed.items()))
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-color", "--disable-pip-version-check"]
         command += ["-r", str(lists[0]), "-c", str(lists[1])]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        reason = (done.stderr.strip() or "pip failed").splitlines()[-1]
+        reason = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), done.stderr[-200:])
         raise CourseError(
             f"What the course needs could not be added without replacing an installed package ({reason}): check the "
             f"internet connection, or run `%pip install -r {requirements}`, which may replace some, and restart."

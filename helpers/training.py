@@ -122,6 +122,7 @@ def train(
     finite, and memory that does not suffice.
     """
     config = runs.configuration(recipe, data.describe(), seed)
+    watched = settings.tensorboard() and distributed.RANK == 0  # refused, if at all, before a folder is made
     device = pick_device()
     keep_freed_memory()
     loaders = make_loaders(recipe, data, seed, device)
@@ -130,10 +131,12 @@ def train(
     folder = run_folder(folder, recipe, data, seed)
     with ExitStack() as lock:
         distributed.from_first(lambda: lock.enter_context(runs.locked(folder)))
-        return _train(folder, config, training, loaders, report)
+        return _train(folder, config, training, loaders, report, watched)
 
 
-def _train(folder: Path, config: dict, training: "Training", loaders: dict, report: Callable[[str], None]) -> runs.Run:
+def _train(
+    folder: Path, config: dict, training: "Training", loaders: dict, report: Callable[[str], None], watched: bool
+) -> runs.Run:
     recipe = training.recipe
     finished, state = distributed.from_first(_open, folder, config, training)
     if finished:
@@ -143,7 +146,6 @@ def _train(folder: Path, config: dict, training: "Training", loaders: dict, repo
         training.load_state_dict(state, folder / "last.pt")
         report("\n".join((*training.log, f"Resuming {folder.name} after epoch {training.epoch} of {recipe.epochs}.")))
     training.note_session()
-    watched = settings.tensorboard() and distributed.RANK == 0
     watch = open_log(folder / "tensorboard", training.history) if watched else lambda row: None
 
     def log(line: str) -> None:

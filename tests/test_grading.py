@@ -27,12 +27,15 @@ def write_run(folder, recipe=CUSTOM, accuracy=93.0, **how):
     """The files of a finished run of 24 epochs, as `train` would have left them but for the training itself."""
     run = make_run(folder, recipe, data=COMPLETE, accuracy=accuracy, **how)
     folder.mkdir()
-    history = [{"epoch": k, "test_acc": accuracy} for k in range(1, recipe.epochs + 1)]
+    row = {key: 0.5 for key in HISTORY_COLUMNS if not key.startswith("val_")} | {"test_acc": accuracy}
+    history = [row | {"epoch": k} for k in range(1, recipe.epochs + 1)]
     columns = zip(*(run.steps[key] for key in STEP_COLUMNS), strict=True)
     steps = [dict(zip(STEP_COLUMNS, map(float, row), strict=True)) for row in columns]
     confusion = np.diag([round(10 * accuracy)] * 10)
     confusion[0, 1] = 10_000 - confusion.sum()
-    summary = run.summary | {"confusion_matrix": confusion.tolist(), "device": "a test"}
+    machine = {"device": "a test", "precision": "float32", "torch": "2", "seconds": 1.0}
+    reported = run.summary["reported"] | {"test_loss": 0.5}
+    summary = machine | {"reported": reported, "confusion_matrix": confusion.tolist()}
     (folder / "config.json").write_text(json.dumps(run.config))
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "history.csv").write_text(to_csv(HISTORY_COLUMNS, history))
@@ -56,7 +59,7 @@ def test_class_of_three_of_whom_one_violates_the_assignment(kept, tmp_path, caps
     assert main(["check", str(kept), str(second)]) == 0
     out = capsys.readouterr().out
     assert "❌" not in out and out.count("✅") == 2 * (4 + len(ASSIGNMENTS["custom_resnet"]))
-    assert "      6,573,130 for 10 classes [the saved weights]\n" in out and "512 [recorded only]\n" in out
+    assert "      6,573,130 for 10 classes [fits the saved weights]\n" in out and "512 [recorded only]\n" in out
     assert out.splitlines()[-2:] == [
         f"pass     15 of 15 demands, custom_resnet, 93.00 %: {kept}",
         f"pass     15 of 15 demands, custom_resnet, 90.50 %: {second}",

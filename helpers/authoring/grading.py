@@ -27,7 +27,7 @@ from helpers.runs import (
     with_defaults,
 )
 
-WEIGHTS, RECORDED, AGREED, MEASURED = "the saved weights", "recorded only", "recorded twice", "measured again"
+WEIGHTS, RECORDED, AGREED, MEASURED = "fits the saved weights", "recorded only", "recorded twice", "measured again"
 
 
 @dataclass(frozen=True)
