@@ -127,7 +127,7 @@ def test_figures_count_every_image_once(three, one):
 
 
 def test_batchnorm_without_synchronisation_is_that_of_each_share(three):
-    """By hand: the mean of the losses over 3 + 3 + 2 images, each part normalised by itself; statistics of the first."""
+    """By hand: the mean of the losses over 3 + 3 + 2 images, each part normalised by itself; the first's statistics."""
     ours = three[1]["epochs"]["batch"]
     recipe, data = small("batch"), small_data()
     loader = training.make_loaders(recipe, data, 0, FLOAT32)["train"]
@@ -183,7 +183,7 @@ def test_shares_are_a_partition(monkeypatch, processes):
         for rank in range(processes):
             monkeypatch.setattr(distributed, "RANK", rank)
             parts.append(list(range(count))[distributed.share(count)])
-        assert sum(parts, []) == list(range(count))
+        assert [item for part in parts for item in part] == list(range(count))
         sizes = [len(part) for part in parts]
         assert max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
 
@@ -215,7 +215,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.setattr(distributed, name, 3)
-    with pytest.raises(CourseError, match="started 3 processes on a machine with 2 GPUs, .* --nproc-per-node 2"):
+    with pytest.raises(CourseError, match=r"started 3 processes on a machine with 2 GPUs, .* --nproc-per-node 2"):
         pick_device()
 
 
@@ -270,7 +270,7 @@ def processes_of(torchrun_process):
 
 
 def kill_in_epoch(epoch, processes, rank, command, log):
-    """What was said by a training of which one process was killed in that epoch, and the seconds until all had ended."""
+    """What a training says of which one process is killed in that epoch, and the seconds until all have ended."""
     process = torchrun(processes, *command)
     while not (log.exists() and f"EPOCH: {epoch - 1}\n" in log.read_text()):  # written at the end of that epoch
         assert process.poll() is None, process.communicate()[0]
