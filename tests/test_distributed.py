@@ -168,7 +168,7 @@ def test_run_of_three_processes_is_that_of_one(three, tmp_path, monkeypatch):
     texts = result["texts"]
     assert texts[0] == texts[1] == texts[2] and run.log.splitlines() == texts[0][2]
     files = {"config.json", "history.csv", "steps.csv", "train.log", "last.pt", "best.pt", "summary.json"}
-    assert {path.name for path in run.folder.iterdir()} == files
+    assert {path.name for path in run.folder.iterdir() if path.name[0] != "."} == files
     assert sorted(path.name for path in folder.iterdir()) == sorted([run.folder.name, "result.pt"])
 
 
@@ -290,7 +290,7 @@ def test_killed_process_ends_all_and_other_numbers_of_processes_go_on(command, t
     folder = tmp_path / "runs" / "resnet18_layernorm-pets-seed0"
     for epoch, processes, rank in ((2, 2, 1), (4, 3, 0)):
         said, seconds = kill_in_epoch(epoch, processes, rank, command, folder / "train.log")
-        assert seconds < 10
+        assert seconds < 60  # 1 or 2 where the cores are free; a process that waits for another one gives up after 300
         assert said.count("it goes on after the last finished epoch") == 2, said  # once said, once in torchrun's report
         assert "SIGKILL" in said and said.count("Traceback") == 1, said  # torchrun's own
         assert said.count("EPOCH: 1\n") == 1
