@@ -59,11 +59,6 @@ def one_epoch(norm):
     return {"gradients": gradients, "row": row, "logits": logits, "labels": labels, "buffers": buffers, "equal": equal}
 
 
-def whole_run(folder):
-    training.pick_device = lambda: FLOAT32
-    return training.train(small("layer"), small_data(), folder)
-
-
 def worker(folder):
     with distributed.group(), distributed.muted():
         epochs = {norm: one_epoch(norm) for norm in NORMS}
