@@ -59,11 +59,6 @@ def one_epoch(norm):
     return {"gradients": gradients, "row": row, "logits": logits, "labels": labels, "buffers": buffers, "equal": equal}
 
 
-def whole_run(folder):
-    training.pick_device = lambda: FLOAT32
-    return training.train(small("layer"), small_data(), folder)
-
-
 def worker(folder):
     with distributed.group(), distributed.muted():
         epochs = {norm: one_epoch(norm) for norm in NORMS}
@@ -127,7 +122,7 @@ def test_figures_count_every_image_once(three, one):
 
 
 def test_batchnorm_without_synchronisation_is_that_of_each_share(three):
-    """By hand: the mean of the losses over 3 + 3 + 2 images, each part normalised by itself; statistics of the first."""
+    """By hand: the mean of the losses over 3 + 3 + 2 images, each part normalised by itself; the first's statistics."""
     ours = three[1]["epochs"]["batch"]
     recipe, data = small("batch"), small_data()
     loader = training.make_loaders(recipe, data, 0, FLOAT32)["train"]
@@ -168,7 +163,7 @@ def test_run_of_three_processes_is_that_of_one(three, tmp_path, monkeypatch):
     texts = result["texts"]
     assert texts[0] == texts[1] == texts[2] and run.log.splitlines() == texts[0][2]
     files = {"config.json", "history.csv", "steps.csv", "train.log", "last.pt", "best.pt", "summary.json"}
-    assert {path.name for path in run.folder.iterdir()} == files
+    assert {path.name for path in run.folder.iterdir() if path.name[0] != "."} == files
     assert sorted(path.name for path in folder.iterdir()) == sorted([run.folder.name, "result.pt"])
 
 
@@ -183,7 +178,7 @@ def test_shares_are_a_partition(monkeypatch, processes):
         for rank in range(processes):
             monkeypatch.setattr(distributed, "RANK", rank)
             parts.append(list(range(count))[distributed.share(count)])
-        assert sum(parts, []) == list(range(count))
+        assert [item for part in parts for item in part] == list(range(count))
         sizes = [len(part) for part in parts]
         assert max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
 
@@ -215,7 +210,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.setattr(distributed, name, 3)
-    with pytest.raises(CourseError, match="started 3 processes on a machine with 2 GPUs, .* --nproc-per-node 2"):
+    with pytest.raises(CourseError, match=r"started 3 processes on a machine with 2 GPUs, .* --nproc-per-node 2"):
         pick_device()
 
 
@@ -251,7 +246,7 @@ def command(tmp_path):
         "test": {"cat": list(pictures[45:49]), "dog": list(pictures[49:52])},
     }
     images = write_folder(tmp_path / "pets", parts)
-    settings = ["--epochs", "6", "--set", "batch_size=16", "validation_images=8", "lr=0.001", "dropout=0.3"]
+    settings = ["--epochs", "4", "--set", "batch_size=16", "validation_images=8", "lr=0.001", "dropout=0.3"]
     return ["-m", "helpers", "train", "resnet18_layernorm", "--data", images, "--runs", tmp_path / "runs", *settings]
 
 
@@ -270,7 +265,7 @@ def processes_of(torchrun_process):
 
 
 def kill_in_epoch(epoch, processes, rank, command, log):
-    """What was said by a training of which one process was killed in that epoch, and the seconds until all had ended."""
+    """What a training says of which one process is killed in that epoch, and the seconds until all have ended."""
     process = torchrun(processes, *command)
     while not (log.exists() and f"EPOCH: {epoch - 1}\n" in log.read_text()):  # written at the end of that epoch
         assert process.poll() is None, process.communicate()[0]
@@ -288,9 +283,9 @@ def kill_in_epoch(epoch, processes, rank, command, log):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
 def test_killed_process_ends_all_and_other_numbers_of_processes_go_on(command, tmp_path):
     folder = tmp_path / "runs" / "resnet18_layernorm-pets-seed0"
-    for epoch, processes, rank in ((2, 2, 1), (4, 3, 0)):
+    for epoch, processes, rank in ((2, 2, 1), (3, 3, 0)):
         said, seconds = kill_in_epoch(epoch, processes, rank, command, folder / "train.log")
-        assert seconds < 10
+        assert seconds < 60  # 1 or 2 where the cores are free; a process that waits for another one gives up after 300
         assert said.count("it goes on after the last finished epoch") == 2, said  # once said, once in torchrun's report
         assert "SIGKILL" in said and said.count("Traceback") == 1, said  # torchrun's own
         assert said.count("EPOCH: 1\n") == 1
@@ -298,8 +293,8 @@ def test_killed_process_ends_all_and_other_numbers_of_processes_go_on(command, t
     arguments = [str(word) for word in command[2:]]
     assert cli.main(arguments) == 0
     run = load_run(folder)
-    assert list(run.history["epoch"]) == [1, 2, 3, 4, 5, 6] and len(run.steps["step"]) == 6 * 3
-    assert [line for line in run.log.splitlines() if line.startswith("EPOCH")] == [f"EPOCH: {k}" for k in range(1, 7)]
+    assert list(run.history["epoch"]) == [1, 2, 3, 4] and len(run.steps["step"]) == 4 * 3
+    assert [line for line in run.log.splitlines() if line.startswith("EPOCH")] == [f"EPOCH: {k}" for k in range(1, 5)]
     assert np.sum(run.summary["confusion_matrix"]) == 7
     assert run.summary["device"].startswith("2 x ") and " and 3 x " in run.summary["device"]
     assert cli.main([*arguments, "--runs", str(tmp_path / "alone")]) == 0
