@@ -55,6 +55,7 @@ def group() -> Iterator[None]:
             raise CourseError(ENDED) from error
         raise
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already; another exception would only garble the report
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
