@@ -4,9 +4,9 @@ import argparse
 import os
 import signal
 import sys
-from pathlib import Path
 
 from helpers import distributed, recipes, settings
+from helpers.authoring import commands as authoring
 from helpers.errors import CourseError
 
 # The keys of galleries.ORDERS and gradcam.METHODS, whose import takes seconds.
@@ -59,39 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--order", default="confident", choices=ORDERS, help="of the images (default: confident)")
     add("--layer", help="the block to explain (default: the deepest with maps of at least 5x5)")
     add("--method", default="gradcam", choices=METHODS, help="(default: gradcam)")
-    bench = commands.add_parser("bench", help="measure the speed of this machine, side by side with plain loops")
-    bench.add_argument("--quick", action="store_true", help="fewer rounds: under 2 minutes on 2 cores")
-    bench.add_argument("--out", default="bench.json", metavar="FILE", help="JSON file to write (default: %(default)s)")
-    report = commands.add_parser(
-        "report",
-        help="bring the README and its figures up to date with results/",
-        description="Make what the README shows from the recorded runs in results/: tables, logs, figures.",
-    )
-    report.add_argument("--check", action="store_true", help="write nothing, fail if anything does not match")
-    report.add_argument("--data", metavar="D", help="the complete CIFAR-10, for figures that show images")
-    record = commands.add_parser("record", help="copy finished runs into results/, as text")
-    record.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run or of a range test")
-    record.add_argument("--weights", action="store_true", help="record the weights too, in half precision")
-    record.add_argument("--data", default=settings.data_source(), metavar="D", help="to measure the weights with")
-    reproduce = commands.add_parser("reproduce", help="train every recipe at full length, then report; resumable")
-    reproduce.add_argument("--data", default=settings.data_source(), metavar="D", help="(default: %(default)s)")
-    reproduce.add_argument("--runs", metavar="DIR", help="where run folders are made (default: runs)")
-    render = commands.add_parser("render", help="execute notebooks again from the recorded runs, without training")
-    render.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
-    render.add_argument("--data", default=settings.data_source(), metavar="D", help="(default: %(default)s)")
-    students = commands.add_parser("students", help="copy the notebooks without the solutions of their exercises")
-    students.add_argument("--out", default="student", metavar="DIR", help="folder of the copies (default: %(default)s)")
-    check = commands.add_parser(
-        "check",
-        help="grade run folders by the assignment's demands",
-        description="Print the demands of the assignment with the evidence that finished runs give, and a line for "
-        "each run. Status 0: all are met; 1: some are not; 2: a folder cannot be graded.",
-    )
-    check.add_argument("run", nargs="+", metavar="RUN", help="a run folder, or its name among the runs")
-    check.add_argument("--runs", metavar="DIR", help="where run folders are (default: runs)")
-    check.add_argument("--data", metavar="D", help="the images of the runs: measure their accuracy again")
-    rename = commands.add_parser("rename", help="set the name of your own GitHub repository in badges and notebooks")
-    rename.add_argument("name", metavar="OWNER/REPO", help="as in github.com/OWNER/REPO")
+    authoring.add_parsers(commands)
     train.add_argument("--epochs", metavar="N", help="train N epochs, the schedule stretched or squeezed to them")
     return parser
 
@@ -140,14 +108,8 @@ def _prepare(options: argparse.Namespace) -> tuple:
     from helpers.data import load_data
 
     data = load_data(options.data, limit=limit)
-    _draw_to_files()
+    settings.draw_to_files()
     return recipe, data, runs, seed
-
-
-def _draw_to_files() -> None:
-    import matplotlib
-
-    matplotlib.use("agg")  # a screen is not needed
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -181,17 +143,9 @@ def run_lr_find(options: argparse.Namespace) -> None:
     print(f"Curve: {curve}")
 
 
-def _run_folder(run: str, runs: str | None) -> Path:
-    """The folder that RUN names: a path, or a name among the runs."""
-    if not run:
-        raise CourseError("RUN has to name a run folder.")
-    folder = settings.folder(run)
-    return folder if folder.exists() else (settings.folder(runs) if runs else settings.runs_folder()) / run
-
-
 def run_gallery(options: argparse.Namespace) -> None:
     count = _whole_number(options.count, "--count", most=MOST_IMAGES)
-    folder = _run_folder(options.run, options.runs)
+    folder = settings.run_folder(options.run, options.runs)
 
     from helpers.runs import load_run
 
@@ -206,7 +160,7 @@ def run_gallery(options: argparse.Namespace) -> None:
     if not given and name not in ("cifar10", "synthetic"):  # what the file says may be anywhere
         raise CourseError(f"{run.folder.name} was trained on a folder called {name}: name it with --data.")
     data = load_data(given or name, limit=max(made_of["train_images"], made_of["test_images"]))
-    _draw_to_files()
+    settings.draw_to_files()
 
     from helpers import galleries
 
@@ -216,112 +170,9 @@ def run_gallery(options: argparse.Namespace) -> None:
     print(f"Run folder: {folder}")
 
 
-def run_bench(options: argparse.Namespace) -> None:
-    import json
-
-    from helpers.authoring.bench import measure, table
-    from helpers.checkpoints import make_folder, write_text
-
-    path = settings.folder(options.out)
-    if path.is_dir():  # "" is the current folder
-        raise CourseError(f"--out has to name a file, and {path} is a folder.")
-    make_folder(path.parent)  # before minutes are spent
-    result = measure(options.quick)
-    print(table(result))
-    write_text(path, json.dumps(result, indent=2) + "\n")
-    print(f"Written to {path}")
-
-
-def run_report(options: argparse.Namespace) -> int:
-    _draw_to_files()
-
-    from helpers.authoring import report
-    from helpers.data import load_data
-
-    if not options.check:
-        written = report.report(load_data(options.data) if options.data else None)
-        print("Written:", ", ".join(path.name for path in written) or "nothing, all is up to date")
-        return 0
-    faults = report.check()
-    print("\n".join(faults) or "README.md and images/ match results/.")
-    if faults:
-        print("`python -m helpers report` brings them up to date.")
-    return 1 if faults else 0
-
-
-def run_record(options: argparse.Namespace) -> None:
-    _draw_to_files()
-
-    from helpers.authoring.report import record
-    from helpers.data import load_data
-
-    data = load_data(options.data) if options.weights else None
-    for run in options.runs:
-        print(f"Recorded: {record(settings.folder(run), data)}")
-
-
-def run_reproduce(options: argparse.Namespace) -> None:
-    _draw_to_files()
-
-    from helpers.authoring.reproduce import reproduce
-    from helpers.data import load_data
-
-    reproduce(load_data(options.data), settings.folder(options.runs) if options.runs else settings.runs_folder())
-
-
-def run_render(options: argparse.Namespace) -> None:
-    from helpers.authoring.render import render
-
-    for notebook in options.notebooks:
-        render(settings.folder(notebook), options.data)
-        print(f"Rendered: {notebook}")
-
-
-def run_check(options: argparse.Namespace) -> int:
-    from helpers.authoring.grading import grade
-    from helpers.data import load_data
-
-    data = load_data(options.data) if options.data else None
-    lines, status = [], 0
-    for name in options.run:
-        try:
-            graded = grade(_run_folder(name, options.runs), data)
-            print(f"{graded}\n")
-            lines.append(graded.line)
-            status = max(status, int(not graded.passed))
-        except CourseError as error:
-            lines.append(f"{'unusable':<8} {error}")
-            status = 2
-    print("\n".join(lines))
-    return status
-
-
-def run_rename(options: argparse.Namespace) -> None:
-    from helpers.authoring.renaming import rename
-
-    changed = rename(options.name)
-    for path, count in changed:
-        print(f"{path}: {count}")
-    print(f"The repository is {options.name} now." if changed else f"Nothing to change: it is {options.name} already.")
-
-
-def run_students(options: argparse.Namespace) -> None:
-    from helpers.authoring.students import make_student_copies
-
-    for path in make_student_copies(settings.folder(options.out)):
-        print(path)
-
-
 COMMANDS = {
     "train": run_train,
     "lr-find": run_lr_find,
     "gallery": run_gallery,
-    "bench": run_bench,
-    "report": run_report,
-    "record": run_record,
-    "reproduce": run_reproduce,
-    "render": run_render,
-    "students": run_students,
-    "check": run_check,
-    "rename": run_rename,
+    **authoring.COMMANDS,
 }

@@ -41,6 +41,21 @@ def folder(text: str) -> Path:
         raise CourseError(f"{text[:100]!r} cannot be a folder ({error}).") from error
 
 
+def draw_to_files() -> None:
+    """For commands: figures go into files, so a screen is not needed."""
+    import matplotlib
+
+    matplotlib.use("agg")
+
+
+def run_folder(run: str, runs: str | None) -> Path:
+    """The folder that RUN names on the command line: a path, or a name among the runs. Raises CourseError."""
+    if not run:
+        raise CourseError("RUN has to name a run folder.")
+    path = folder(run)
+    return path if path.exists() else (folder(runs) if runs else runs_folder()) / run
+
+
 def keep_runs_on_drive() -> Path:
     """In Colab: mount the user's Google Drive, which asks for permission, and keep run folders there from now on.
 

@@ -109,6 +109,7 @@ def _run(command, arguments, log, prepare):
         os.dup2(output, descriptor)
     if prepare:
         prepare()
+    sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", 1, closefd=False) for descriptor in (1, 2))  # as in a new one
     command(arguments)
 
 
