@@ -26,8 +26,10 @@ def sources() -> dict[str, str]:
 
 def dangers(code: str) -> list[str]:
     """The calls and imports in Python code that could execute what was read. Magics are no Python and fail."""
-    found = []
-    for node in ast.walk(ast.parse(code)):
+    found, tree = [], ast.parse(code)
+    assigned = [(ast.unparse(node.targets[0]), node.value) for node in ast.walk(tree) if isinstance(node, ast.Assign)]
+    lists = {name for name, _ in assigned if all(isinstance(value, ast.List) for key, value in assigned if key == name)}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [item.name for item in node.names]
             found += [name for name in modules if name.split(".")[0] in UNPICKLING]
@@ -35,8 +37,10 @@ def dangers(code: str) -> list[str]:
             continue
         name = ast.unparse(node.func)
         options = {item.arg: item.value for item in node.keywords}
-        if name in FORBIDDEN or (name.startswith("subprocess.") and not isinstance(node.args[0], ast.List)):
+        if name in FORBIDDEN:
             found.append(name)
+        if name.startswith("subprocess.") and not isinstance(node.args[0], ast.List):
+            found += [name] if ast.unparse(node.args[0]) not in lists else []
         if "shell" in options:
             found.append(f"{name}(shell=...)")
         if name in REQUIRED:
@@ -57,6 +61,8 @@ def dangers(code: str) -> list[str]:
         "np.load(path)",
         "np.load(path, allow_pickle=True)",
         "subprocess.run('ls ' + folder)",
+        "command = 'ls ' + folder\nsubprocess.run(command)",
+        "command = ['ls']\ncommand = folder\nsubprocess.run(command)",
         "subprocess.run(['ls'], shell=True)",
         "os.system(command)",
         "eval(text)",
