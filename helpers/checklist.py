@@ -65,6 +65,14 @@ def gallery_size(recipe: Recipe) -> int:
     return 25 if recipe.model == "resnet18" and recipe.norm == "batch" else 20
 
 
+def tolerance(images: int) -> float:
+    """How far two measurements of one network on as many images may lie apart, in points.
+
+    Another device or precision may turn a few images.
+    """
+    return max(0.1, 200 / images)
+
+
 def gallery_checklist(run: Run) -> list[Demand]:
     """The demands on galleries and heatmaps, checked against `gallery.json`, which `galleries.save_gallery` left.
 
@@ -93,7 +101,7 @@ def gallery_checklist(run: Run) -> list[Demand]:
         Demand("GradCAM on maps of at least 5x5", fine, where),
         Demand(
             "Chosen from the whole test set, by the network that was reported",
-            abs(accuracy - reported) <= max(0.1, 200 / images),  # another device or precision may turn a few images
+            abs(accuracy - reported) <= tolerance(images),
             f"{accuracy:.2f} % of these predictions are correct; the run reports {reported:.2f} %",
         ),
     ]

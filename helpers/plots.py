@@ -264,7 +264,7 @@ def _confusion(run: Run) -> np.ndarray:
 def plot_class_accuracy(run: Run) -> Figure:
     """The share of each class's test images that was classified correctly, the lowest first (30 at most)."""
     confusion, classes = _confusion(run), class_names(run.config["data"]["classes"])
-    accuracy = 100 * confusion.diagonal() / confusion.sum(axis=1)
+    accuracy = run.class_accuracy
     order = np.argsort(accuracy)[:MOST_CLASSES][::-1]  # drawn from below, so the lowest stands on top
     figure, ax = plt.subplots(figsize=(8, 0.34 * len(order) + 1.2))
     ax.barh([classes[i] for i in order], accuracy[order], color=COLOURS["test"], height=0.7)

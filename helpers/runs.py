@@ -71,6 +71,12 @@ class Run:
         lr = self.history["lr"]
         return np.flatnonzero(lr[1:] < lr[:-1]) + 1 if isinstance(self.recipe.schedule, Plateau) else np.array([], int)
 
+    @property
+    def class_accuracy(self) -> np.ndarray:
+        """Of a finished run: the share of each class's test images that was classified correctly, in %."""
+        confusion = np.array(self.summary["confusion_matrix"])
+        return 100 * confusion.diagonal() / confusion.sum(axis=1)
+
     def check_begun(self) -> None:
         """Raises CourseError for a run without a finished epoch."""
         if not (len(self.history["epoch"]) and len(self.steps["step"])):

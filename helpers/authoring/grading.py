@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.checklist import NETWORK_DEMANDS, Demand, assignment, checklist
+from helpers.checklist import NETWORK_DEMANDS, Demand, assignment, checklist, tolerance
 from helpers.data import Data
 from helpers.errors import CourseError
 from helpers.galleries import predict_test
@@ -115,7 +115,7 @@ def _reported(run: Run) -> Demand:
     images, counted = run.config["data"]["test_images"], 100 * confusion.trace() / confusion.sum()
     of_epoch = run.history["test_acc"][reported["epoch"] - 1]
     evidence = f"summary {reported['test_acc']:.2f} %, confusion matrix {counted:.2f} %, history {of_epoch:.2f} %"
-    same = confusion.sum() == images and np.ptp([reported["test_acc"], counted, of_epoch]) <= _tolerance(images)
+    same = confusion.sum() == images and np.ptp([reported["test_acc"], counted, of_epoch]) <= tolerance(images)
     return Demand("The reported accuracy is that of its epoch, over all test images", bool(same), evidence)
 
 
@@ -127,9 +127,4 @@ def _measured(run: Run, data: Data) -> Demand:
         return Demand(text, False, str(error))
     accuracy, reported = 100 * np.mean(predictions.actual == predictions.predicted), run.summary["reported"]["test_acc"]
     evidence = f"{accuracy:.2f} % of {len(predictions):,} test images; the run reports {reported:.2f} %"
-    return Demand(text, bool(abs(accuracy - reported) <= _tolerance(len(predictions))), evidence)
-
-
-def _tolerance(images: int) -> float:
-    """In points: another device or precision may turn a few images."""
-    return max(0.1, 200 / images)
+    return Demand(text, bool(abs(accuracy - reported) <= tolerance(len(predictions))), evidence)

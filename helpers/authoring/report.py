@@ -14,7 +14,7 @@ import re
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -223,8 +223,7 @@ def _lr(results: Results) -> str:
 
 def _classes(results: Results) -> str:
     head = ("class", *(f"`{run.recipe.name}`, seed {run.config['seed']}" for run in results.first))
-    confusions = [np.array(run.summary["confusion_matrix"]) for run in results.first]
-    shares = [100 * matrix.diagonal() / matrix.sum(axis=1) for matrix in confusions]
+    shares = [run.class_accuracy for run in results.first]
     names = results.first[0].config["data"]["classes"] if results.first else []
     return _table(head, [(name, *(f"{share[k]:.1f} %" for share in shares)) for k, name in enumerate(names)])
 
@@ -287,11 +286,11 @@ def _lr_figures(results: Results) -> list[Shown]:
     shown = []
     for name, test in results.range_tests.items():
         alt = f"Range test of {name}: loss against learning rate"
-        shown.append(Shown(f"{name}_lr_find", alt, asdict(test), lambda test=test: plots.plot_range_test(test)))
+        shown.append(Shown(f"{name}_lr_find", alt, asdict(test), partial(plots.plot_range_test, test)))
         steps = 5 * math.ceil(test.settings["data"]["train_images"] / RECIPES[name].batch_size)  # of five epochs
         bounds = (test.lr_min, test.lr_max, steps)
         alt = f"Triangular cyclic learning rate between {test.lr_min:g} and {test.lr_max:g}"
-        shown.append(Shown(f"{name}_triangular", alt, bounds, lambda bounds=bounds: plots.plot_triangular(*bounds)))
+        shown.append(Shown(f"{name}_triangular", alt, bounds, partial(plots.plot_triangular, *bounds)))
     return shown
 
 
@@ -328,10 +327,11 @@ def _gallery_figures(results: Results, data: Data | None) -> list[Shown]:
     shown = []
     for run in results.runs:
         if "weights" in run.summary:
-            drawn = galleries.make_gallery(run, data, load_model(run)).figures if data else {}
+            # Asked at most once, and only if a picture is stale: it predicts every test image.
+            gallery = cache(lambda run=run: galleries.make_gallery(run, data, load_model(run)))
             source = [json.loads((run.folder / "gallery.json").read_text(encoding="utf-8")), run.summary["weights"]]
             for file, alt in alts.items():
-                draw = drawn.get(file)
+                draw = (lambda gallery=gallery, file=file: gallery().figures[file]()) if data else None
                 name = f"{run.recipe.name}_{file.removesuffix('.png')}"
                 shown.append(Shown(name, f"{alt}: {run.title}", source, draw, dark=False))
     return shown

@@ -1,5 +1,6 @@
 """Every recipe at full length, over the seeds that the README reports; resumable at any moment."""
 
+import functools
 from pathlib import Path
 
 from torchinfo import summary
@@ -49,7 +50,7 @@ def time_left(plan: Plan, data: Data, folder: Path) -> str:
         table = run_folder(folder, recipe, data, seed) / "history.csv"
         seconds = from_csv(table.read_text(encoding="utf-8"), HISTORY_COLUMNS)["seconds"] if table.exists() else []
         images = 3 * (len(data.train) - recipe.validation_images) + recipe.validation_images + len(data.test)
-        epoch = images * multiply_adds(recipe)  # a backward pass costs twice a forward one
+        epoch = images * multiply_adds(recipe.name)  # a backward pass costs twice a forward one
         spent, done, left = (
             spent + sum(seconds),
             done + len(seconds) * epoch,
@@ -61,6 +62,7 @@ def time_left(plan: Plan, data: Data, folder: Path) -> str:
     return f"about {minutes // 60:.0f} h {minutes % 60:02.0f} min left"
 
 
-def multiply_adds(recipe: Recipe) -> int:
-    """Of a forward pass of one image."""
-    return summary(make_model(recipe, 10), (1, 3, SIZE, SIZE), verbose=0, device="cpu").total_mult_adds
+@functools.cache  # every epoch asks for all of them
+def multiply_adds(name: str) -> int:
+    """Of a forward pass of one image through the network of the recipe of that name."""
+    return summary(make_model(RECIPES[name], 10), (1, 3, SIZE, SIZE), verbose=0, device="cpu").total_mult_adds
