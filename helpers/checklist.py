@@ -308,7 +308,7 @@ RESNET18: dict[str, list[tuple[str, Check]]] = {
     norm: [
         ("ResNet18 for 32x32: a 3x3 stem, four layers of two blocks", _resnet18_channels),
         ("11,173,962 parameters (for ten classes)", _parameters(11_173_962)),
-        (f"{name} only, behind every convolution", _only_norm(name)),
+        (f"{name} only, after every convolution", _only_norm(name)),
         SOFTMAX_ONCE,
         transforms,
         (f"{epochs} epochs", _epochs(epochs)),
@@ -342,8 +342,8 @@ RESNET18: dict[str, list[tuple[str, Check]]] = {
         ),
     )
 }
+NETWORK_DEMANDS = 3  # the first ones of every assignment are about the network, the others about its training
 ASSIGNMENTS = {
     "custom_resnet": CUSTOM_RESNET,
     **{f"resnet18_{norm}norm": demands for norm, demands in RESNET18.items()},
 }
-NETWORK_DEMANDS = 3  # the first ones of every assignment are about the network, the others about its training

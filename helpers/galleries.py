@@ -167,7 +167,7 @@ def plot_gradcam(
         plots.show_image(panels[0], images[k], f"{_percent(selection.confidence[k])}\nconfident")
         _show_heat(panels[1], images[k], predicted[k], f"for predicted\n{names[selection.predicted[k]]}")
         _show_heat(panels[2], images[k], actual[k], f"for actual\n{names[selection.actual[k]]}")
-    where = f"{TITLES[method]} of {name}, {height}x{width} positions; dark is 0, bright the map's own maximum."
+    where = f"{TITLES[method]} of {name}, {height}x{width} positions; dark is a map's minimum, bright its maximum."
     return plots.label_run(figure, run, f"{selection.title}. {where}")
 
 
@@ -184,7 +184,7 @@ def plot_gradcam_layers(
     for column, (name, (height, width)) in enumerate(sizes.items(), start=1):
         for k, heat in enumerate(heatmaps(model, inputs, selection.predicted, name, method)):
             _show_heat(axes[k][column], images[k], heat, f"{name}\n{height}x{width}" if k == 0 else "")
-    where = f"{TITLES[method]} of every layer, for the predicted class; dark is 0, bright the map's own maximum."
+    where = f"{TITLES[method]} of every layer, for the predicted class; dark is a map's minimum, bright its maximum."
     return plots.label_run(figure, run, f"{selection.title}. {where}")
 
 

@@ -1,15 +1,17 @@
-"""The learning rate range test (Smith 2015, section 3.3), run by torch-lr-finder, and how to read it.
+"""The learning rate range test, run by torch-lr-finder, and how to read it.
+
+The idea is Smith's (2015, section 3.3); the exponential sweep over single batches is fastai's (S. Gugger, 2018).
 
 The learning rate grows from step to step, from far too small to far too large, while the loss of each
 training batch is recorded. LRMIN and LRMAX are read off the smoothed curve by this rule:
 
 - descent: how far the loss falls from its start to its lowest point before it first climbs back, that is,
   by a quarter of the way and by more than the noise of the batches, a fiftieth of its start;
-- LRMIN: the learning rate at which the first tenth of the descent is made. Below it nothing is learned;
+- LRMIN: the learning rate at which the first tenth of the descent is made. Below it the sweep hardly moves the loss;
 - LRMAX: the learning rate of the lowest point. Above it the loss no longer falls;
 - both rounded to one digit: the curve cannot tell more.
 
-The curve behind the first climb is ignored: the loss often falls a second time there, in a network
+The curve after the first climb is ignored: the loss often falls a second time there, in a network
 that was already thrown off. The library's suggestion, the steepest slope, can lie in that second fall.
 """
 

@@ -127,18 +127,22 @@ def plot_schedule(run: Run) -> Figure:
     ax.set(xlabel="epoch", xlim=(0, run.recipe.epochs), yscale=scale)
     ax.set_ylabel("learning rate", color=COLOURS["lr"])
     lr, peak = run.steps["lr"], int(np.argmax(run.steps["lr"]))
-    labels = [(0, 8, -3, "left"), (peak, 8, -3, "left"), (-1, 0, 8, "right")]
+    labels = [(0, 8, -3, "left"), (peak, 0, 5, "center"), (-1, 0, 8, "right")]
     if scale == "log":  # the start of the warm-up, its end, and every step down
         labels = [(step, 4, 6, "left") for step in (0, peak, *(np.flatnonzero(lr[1:] < lr[:-1]) + 1))]
     for step, dx, dy, side in labels:
         _write(ax, f"{lr[step]:.3g}", (epoch[step], lr[step]), dx, dy, ha=side, color=COLOURS["lr"])
     ax.margins(y=0.15)
-    twin = ax.twinx()
-    twin.plot(epoch, run.steps["momentum"], color=COLOURS["momentum"], linestyle="--", linewidth=1.3)
-    twin.set_ylabel("momentum", color=COLOURS["momentum"])
-    twin.margins(y=0.3)
-    twin.grid(False)
-    twin.spines["right"].set_visible(True)
+    momentum = run.steps["momentum"]
+    if np.ptp(momentum) == 0:  # a second axis would only cross the curve
+        corner = {"xycoords": "axes fraction", "ha": "right", "va": "top"}
+        _write(ax, f"momentum {momentum[0]:g}", (1, 1), -4, -4, **corner, color=COLOURS["momentum"])
+    else:
+        twin = ax.twinx()
+        twin.plot(epoch, momentum, color=COLOURS["momentum"], linestyle="--", linewidth=1.3)
+        twin.set_ylabel("momentum", color=COLOURS["momentum"])
+        twin.grid(False)
+        twin.spines["right"].set_visible(True)
     return label_run(figure, run)
 
 
@@ -147,28 +151,23 @@ def _total_steps(run: Run) -> int:
 
 
 def plot_curves(run: Run) -> Figure:
-    """Loss (above) and accuracy (below) of training (left) and test or validation (right), an epoch a point."""
+    """Loss and accuracy of training, held-out and test images, an epoch a point; dotted lines: the rate was reduced."""
     run.check_begun()
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharex=True, sharey="row")
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8))
     epochs = run.history["epoch"]
-    right = [name for name in ("val", "test") if np.isfinite(run.history[f"{name}_loss"]).any()]
-    rows = (("loss", "loss", "{:.3f}"), ("acc", "accuracy (%)", "{:.2f} %"))
-    for pair, (quantity, unit, form) in zip(axes, rows, strict=True):
-        for ax, splits in zip(pair, (["train"], right), strict=True):
-            for split in splits:
-                values = run.history[f"{split}_{quantity}"]
-                label = f"{NAMES[split]} {form.format(values[-1])}"
-                ax.plot(epochs, values, color=COLOURS[split], marker="o", markersize=3, label=label)
-            for epoch in epochs[run.reduced]:
-                ax.axvline(epoch - 0.5, color=GREY, linestyle=":", linewidth=1)
-            # A loss falls and an accuracy rises: these corners stay empty.
-            ax.legend(loc="upper right" if quantity == "loss" else "lower right", labelcolor="linecolor")
-        pair[0].set_ylabel(unit)
-    for ax in axes[1]:
-        ax.set_xlabel("epoch")
+    splits = [name for name in NAMES if np.isfinite(run.history[f"{name}_loss"]).any()]
+    kinds = (("loss", "loss", "{:.3f}"), ("acc", "accuracy (%)", "{:.2f} %"))
+    for ax, (quantity, unit, form) in zip(axes, kinds, strict=True):
+        for split in splits:
+            values = run.history[f"{split}_{quantity}"]
+            label = f"{NAMES[split]} {form.format(values[-1])}"
+            ax.plot(epochs, values, color=COLOURS[split], marker="o", markersize=3, label=label)
+        for epoch in epochs[run.reduced]:
+            ax.axvline(epoch - 0.5, color=GREY, linestyle=":", linewidth=1)
+        ax.set(xlabel="epoch", ylabel=unit)
         ax.xaxis.get_major_locator().set_params(integer=True)
-    axes[0][0].set_title("training", color=COLOURS["train"])
-    axes[0][1].set_title(" and ".join(NAMES[name] for name in right), color=COLOURS[right[-1]])
+        # A loss falls and an accuracy rises: these corners stay empty.
+        ax.legend(loc="upper right" if quantity == "loss" else "lower right", labelcolor="linecolor")
     return label_run(figure, run)
 
 
@@ -195,7 +194,7 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
     for ax, name in zip(axes, ("training", "held-out images"), strict=True):
         ax.set(xlabel="epoch (dot: the first at a lower learning rate)", title=name)
         ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.legend(loc="lower right", fontsize=8)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8)  # below: two curves leave no corner empty
     axes[0].set_ylabel("accuracy (%)")
     every = [note for note in runs[0].config["notes"] if all(note in run.config["notes"] for run in runs)]
     own = [f"{run.recipe.name}: {note}" for run in runs for note in run.config["notes"] if note not in every]
@@ -262,20 +261,21 @@ def _confusion(run: Run) -> np.ndarray:
 
 
 def plot_class_accuracy(run: Run) -> Figure:
-    """The share of each class's test images that was classified correctly, the lowest first (30 at most)."""
+    """The share of each class's test images that was classified correctly, the lowest first (30 at most).
+
+    The lines reach one standard error, sqrt(p (1 - p) / n), to either side.
+    """
     confusion, classes = _confusion(run), class_names(run.config["data"]["classes"])
-    accuracy = run.class_accuracy
+    accuracy, images = run.class_accuracy, confusion.sum(axis=1)
+    error = np.sqrt(accuracy * (100 - accuracy) / images)
     order = np.argsort(accuracy)[:MOST_CLASSES][::-1]  # drawn from below, so the lowest stands on top
-    figure, ax = plt.subplots(figsize=(8, 0.34 * len(order) + 1.2))
-    ax.barh([classes[i] for i in order], accuracy[order], color=COLOURS["test"], height=0.7)
-    for place, i in enumerate(order):
-        inside = {"ha": "right", "color": "white"} if accuracy[i] > 8 else {"color": GREY}
-        _write(ax, f"{accuracy[i]:.1f}", (accuracy[i], place), -4 if accuracy[i] > 8 else 4, va="center", **inside)
+    figure, ax = plt.subplots(figsize=(8, 0.3 * len(order) + 1.4))
+    ax.errorbar(accuracy[order], range(len(order)), xerr=error[order], fmt="o", color=COLOURS["test"])
+    ax.set_yticks(range(len(order)), [f"{classes[i]}  {accuracy[i]:.1f}" for i in order])
     overall = 100 * confusion.trace() / confusion.sum()
     ax.axvline(overall, color=GREY, linestyle="--", linewidth=1)
     _write(ax, f"all {overall:.2f}", (overall, 1.01), xycoords=("data", "axes fraction"), ha="center", color=GREY)
-    ax.set(xlabel="test accuracy (%)", xlim=(0, 100))
-    ax.grid(False, axis="y")
+    ax.set(xlabel="test accuracy (%), with one standard error")
     return label_run(figure, run)
 
 

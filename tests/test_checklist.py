@@ -150,7 +150,7 @@ def test_brief_that_was_not_kept_is_told(tmp_path):
     """The published solution whose brief demanded LayerNorm, judged by that brief."""
     run = make_plateau_run(tmp_path / "run", RECIPES["published_s11_plateau_batchnorm"], accuracy=84.5)
     model = make_model(run.recipe, 10)
-    met, evidence = dict(module.RESNET18["layer"])["layer normalisation only, behind every convolution"](run, model)
+    met, evidence = dict(module.RESNET18["layer"])["layer normalisation only, after every convolution"](run, model)
     assert not met and evidence == "20 layers of BatchNorm"
 
 

@@ -29,7 +29,7 @@ def carry_out(section, course):
     """Insert, add or run every block of a section in order, as the line before it says; return what was printed."""
     printed = ""
     for before, language, code in BLOCK.findall(SECTIONS[section]):
-        inserted = re.search(r"In `([^`]+)`, behind `([^`]+)`:$", before)
+        inserted = re.search(r"In `([^`]+)`, after `([^`]+)`:$", before)
         cell = re.search(r"In `([^`]+\.ipynb)`, as its last cell", before)
         if inserted:
             path, words = course / inserted[1], inserted[2]
@@ -45,10 +45,13 @@ def carry_out(section, course):
     return printed
 
 
-def test_recipe(course):
+def test_recipe_and_its_assignment(course):
     assert "Training custom_resnet_short on synthetic" in carry_out("A recipe", course)
     (folder,) = (course / "runs" / "fast").iterdir()
     assert (folder / "summary.json").exists() and folder.name == "custom_resnet_short-synthetic-seed0"
+    printed = carry_out("An assignment", course)
+    assert "✅ Weight decay is used\n      0.0005" in printed and "✅ 6,573,130 parameters" in printed
+    assert "❌ 10 epochs\n      3 epochs in the history" in printed and "❌ Test accuracy of 85 %" in printed
 
 
 def test_notebook(course):
@@ -63,6 +66,6 @@ def test_exercise(course):
     assert re.search(r"\b5 passed", printed) and "failed" not in printed
 
 
-@pytest.mark.parametrize("section", ["A recipe", "A notebook", "An exercise"])
+@pytest.mark.parametrize("section", ["A recipe", "An assignment", "A notebook", "An exercise"])
 def test_every_block_of_a_section_is_carried_out(section):
     assert len(BLOCK.findall(SECTIONS[section])) == SECTIONS[section].count("```") / 2

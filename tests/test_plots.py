@@ -52,24 +52,25 @@ def test_figures_can_be_drawn_for_odd_and_for_many_classes(plot, classes, tmp_pa
 
 def test_class_accuracies_are_shares_of_the_rows(tmp_path):
     written = texts(plots.plot_class_accuracy(make_run(tmp_path, ["cat", "dog"])))
-    assert "25.0" in written and "100.0" in written  # 10 of 40 cats, 11 of 11 dogs
+    assert "cat  25.0" in written and "dog  100.0" in written  # 10 of 40 cats, 11 of 11 dogs
     assert f"all {100 * 21 / 51:.2f}" in written
 
 
 def test_learning_rate_drops_are_marked_between_their_epochs(tmp_path):
-    figure = plots.plot_curves(make_run(tmp_path, ["cat", "dog"], "resnet18_layernorm"))
-    marked = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linestyle() == ":"]
-    assert marked == [2.5]
-    assert not [line for line in plots.plot_curves(make_run(tmp_path, ["cat", "dog"])).axes[0].lines[1:]]
+    for recipe, drops in (("resnet18_layernorm", [2.5]), ("custom_resnet", [])):
+        for ax in plots.plot_curves(make_run(tmp_path, ["cat", "dog"], recipe)).axes:
+            assert [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"] == drops
 
 
 def test_schedule_is_drawn_from_the_recorded_steps(tmp_path):
     run = make_run(tmp_path, ["cat", "dog"])
-    lr, momentum = plots.plot_schedule(run).axes
+    (lr,) = plots.plot_schedule(run).axes
     np.testing.assert_allclose(lr.lines[0].get_ydata(), run.steps["lr"])
     np.testing.assert_allclose(lr.lines[0].get_xdata(), np.arange(1, 13) / 3)
-    low, high = momentum.get_ylim()
-    assert low < 0.5 < high
+    assert "momentum 0.5" in texts(lr)
+    run.steps["momentum"][3] = 0.7
+    _, momentum = plots.plot_schedule(run).axes
+    np.testing.assert_allclose(momentum.lines[0].get_ydata(), run.steps["momentum"])
 
 
 def test_range_test_marks_bounds_and_suggestion():
@@ -181,9 +182,8 @@ def test_curves_name_the_last_figures(tmp_path):
     run = make_run(tmp_path, ["cat", "dog"], "resnet18_layernorm")
     shown = [[text.get_text() for text in ax.get_legend().get_texts()] for ax in plots.plot_curves(run).axes]
     last = {name: values[-1] for name, values in run.history.items()}
+    names = {"train": "training", "val": "validation", "test": "test"}
     assert shown == [
-        [f"training {last['train_loss']:.3f}"],
-        [f"validation {last['val_loss']:.3f}", f"test {last['test_loss']:.3f}"],
-        [f"training {last['train_acc']:.2f} %"],
-        [f"validation {last['val_acc']:.2f} %", f"test {last['test_acc']:.2f} %"],
+        [f"{name} {last[f'{split}_loss']:.3f}" for split, name in names.items()],
+        [f"{name} {last[f'{split}_acc']:.2f} %" for split, name in names.items()],
     ]

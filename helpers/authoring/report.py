@@ -13,7 +13,7 @@ import math
 import re
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from itertools import zip_longest
 from pathlib import Path
@@ -262,12 +262,13 @@ class Shown:
     alt: str
     source: object  # what decides what is seen, as JSON types: its digest tells a stale figure
     draw: Callable[[], Figure] | None
-    dark: bool = True  # drawn for dark pages too; photographs are not
+    photographs: bool = False  # they need more colours than a chart
+    width: int | None = None  # on the page, in pixels; None: as wide as the page
 
     @property
     def files(self) -> dict[str, bool]:
         """The names of its files, and whether they are for dark pages."""
-        return {f"{self.name}.png": False} | ({f"{self.name}-dark.png": True} if self.dark else {})
+        return {f"{self.name}.png": False, f"{self.name}-dark.png": True}
 
     @property
     def digest(self) -> str:
@@ -275,11 +276,9 @@ class Shown:
 
     @property
     def markdown(self) -> str:
-        image = f"images/{self.name}"
-        if not self.dark:
-            return f"![{self.alt}]({image}.png)"
+        image, width = f"images/{self.name}", f' width="{self.width}"' if self.width else ""
         dark = f'<source media="(prefers-color-scheme: dark)" srcset="{image}-dark.png">'
-        return f'<picture>{dark}<img alt="{self.alt}" src="{image}.png"></picture>'
+        return f'<picture>{dark}<img alt="{self.alt}" src="{image}.png"{width}></picture>'
 
 
 def _lr_figures(results: Results) -> list[Shown]:
@@ -311,7 +310,7 @@ def _augmentation_figures(data: Data | None) -> list[Shown]:
         if not name.startswith("published"):
             alt = f"Training images, and what the augmentation of {name} makes of them"
             draw = partial(plots.plot_augmentation, recipe, data) if data else None
-            shown.append(Shown(f"{name}_augmentation", alt, recipe.augmentation, draw, dark=False))
+            shown.append(Shown(f"{name}_augmentation", alt, recipe.augmentation, draw, photographs=True))
     return shown
 
 
@@ -333,7 +332,7 @@ def _gallery_figures(results: Results, data: Data | None) -> list[Shown]:
             for file, alt in alts.items():
                 draw = (lambda gallery=gallery, file=file: gallery().figures[file]()) if data else None
                 name = f"{run.recipe.name}_{file.removesuffix('.png')}"
-                shown.append(Shown(name, f"{alt}: {run.title}", source, draw, dark=False))
+                shown.append(Shown(name, f"{alt}: {run.title}", source, draw, photographs=True))
     return shown
 
 
@@ -360,7 +359,7 @@ def blocks(results: Results, data: Data | None = None) -> dict[str, list[str | S
     """Of every block of the README its parts: Markdown texts and figures, in their order."""
     pictures = _gallery_figures(results, data)
     return {
-        "picture": [picture for picture in pictures if picture.name.endswith("_layers")],
+        "picture": [replace(picture, width=560) for picture in pictures if picture.name.endswith("_layers")],
         "results": [_results(results), _expect(results)],
         "lr": [_lr(results), *_lr_figures(results)],
         "augmentation": _augmentation_figures(data),
@@ -461,7 +460,7 @@ def _save(shown: Shown, path: Path, dark: bool) -> None:
         figure.savefig(buffer, format="png")
         plots.plt.close(figure)
     image = Image.open(buffer).convert("RGB")
-    if shown.dark:  # a chart; photographs need more
+    if not shown.photographs:
         image = image.quantize(PALETTE, method=Image.Quantize.MEDIANCUT)
     info = PngImagePlugin.PngInfo()
     info.add_text("source", shown.digest)
