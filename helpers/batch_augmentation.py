@@ -6,6 +6,7 @@ same distributions, in a few operations of torch for all images of a batch. Pixe
 them, where albumentations rounds.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 
@@ -30,7 +31,7 @@ def pad_if_needed(images: Tensor, draw: Draw, *, min_height: int, min_width: int
         return F.pad(images, sides, mode="reflect")
     if border_mode != "BORDER_CONSTANT":
         raise ValueError(border_mode)
-    fill = _colour(fill, images)
+    fill = _colour(fill, images.device)
     return F.pad(images - fill, sides) + fill
 
 
@@ -56,7 +57,7 @@ def coarse_dropout(
         _span(draw, size, *lengths)
         for size, lengths in zip(images.shape[2:], (hole_height_range, hole_width_range), strict=True)
     ]
-    fill = _colour(fill, images)
+    fill = _colour(fill, images.device)
     return torch.where(inside[0][:, None, :, None] & inside[1][:, None, None, :], fill, images)
 
 
@@ -109,8 +110,9 @@ def random_brightness_contrast(images: Tensor, draw: Draw, *, brightness_limit=0
     return (images * (1 + contrast) + 255 * brightness).clamp(0, 255)
 
 
-def _colour(fill: float | tuple, images: Tensor) -> Tensor:
-    return torch.as_tensor(fill, dtype=images.dtype, device=images.device).expand(3).view(3, 1, 1)
+@functools.cache  # a copy from the host waits for all that the GPU still has to do, and every step would make one
+def _colour(fill: float | tuple, device: torch.device) -> Tensor:
+    return torch.tensor(fill, dtype=torch.float32, device=device).expand(3).view(3, 1, 1)
 
 
 def _whole(drawn: Tensor, least: int, most: int) -> Tensor:
@@ -161,7 +163,7 @@ def can_augment(augmentation: tuple) -> bool:
     """Whether `augment_batch` knows every transform with its arguments."""
     try:
         augment_batch(torch.zeros(1, 3, 32, 32), augmentation, np.zeros(3), torch.Generator())
-    except (KeyError, TypeError, ValueError):
+    except (IndexError, KeyError, RuntimeError, TypeError, ValueError):
         return False
     return True
 
@@ -199,7 +201,7 @@ class ResidentBatches:
         for chosen, (_, seed) in zip(order.split(self.sampler.batch_size), batches, strict=True):
             images = self.images[chosen[distributed.share(len(chosen))]].permute(0, 3, 1, 2).float()
             if self.augmentation and len(images):
-                generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
+                generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) >> 1)
                 images = augment_batch(images, self.augmentation, self.mean, generator, share_of=len(chosen))
             images = images.mul(self.scale).sub_(self.shift).contiguous(memory_format=torch.channels_last)
             yield images, self.labels[chosen]

@@ -145,7 +145,7 @@ def run_lr_find(options: argparse.Namespace) -> None:
 
 def run_gallery(options: argparse.Namespace) -> None:
     count = _whole_number(options.count, "--count", most=MOST_IMAGES)
-    folder = settings.run_folder(options.run, options.runs)
+    folder = settings.named_run(options.run, options.runs)
 
     from helpers.runs import load_run
 

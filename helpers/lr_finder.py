@@ -60,6 +60,7 @@ NOT_SWEPT = {
     "ema_decay",
     "flip_averaging",
     "select",
+    "sync_batchnorm",
     *(field.name for kind in (OneCycle, Plateau) for field in fields(kind)),
 }
 

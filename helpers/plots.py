@@ -120,7 +120,7 @@ def plot_range_test(result: RangeTest) -> Figure:
 def plot_schedule(run: Run) -> Figure:
     """Learning rate and momentum of every optimizer step of the run, as the optimizer had them."""
     run.check_begun()
-    epoch = (run.steps["step"] + 1) * run.recipe.epochs / _total_steps(run)
+    epoch = (run.steps["step"] + 1) * len(run.history["epoch"]) / len(run.steps["step"])
     figure, ax = plt.subplots(figsize=(8, 3.4))
     ax.plot(epoch, run.steps["lr"], color=COLOURS["lr"])
     scale = "log" if isinstance(run.recipe.schedule, Plateau) else "linear"
@@ -144,10 +144,6 @@ def plot_schedule(run: Run) -> Figure:
         twin.grid(False)
         twin.spines["right"].set_visible(True)
     return label_run(figure, run)
-
-
-def _total_steps(run: Run) -> int:
-    return len(run.steps["step"]) * run.recipe.epochs // len(run.history["epoch"])
 
 
 def plot_curves(run: Run) -> Figure:

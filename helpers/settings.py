@@ -48,7 +48,7 @@ def draw_to_files() -> None:
     matplotlib.use("agg")
 
 
-def run_folder(run: str, runs: str | None) -> Path:
+def named_run(run: str, runs: str | None) -> Path:
     """The folder that RUN names on the command line: a path, or a name among the runs. Raises CourseError."""
     if not run:
         raise CourseError("RUN has to name a run folder.")

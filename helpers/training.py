@@ -1,5 +1,6 @@
 """One training loop for every recipe: resumable, logged, and as fast as the device allows."""
 
+import copy
 import math
 import os
 import platform
@@ -12,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from helpers import distributed, runs, settings
-from helpers.augmentation import make_loader
+from helpers.augmentation import compose, make_loader
 from helpers.batch_augmentation import ResidentBatches, can_augment
 from helpers.checkpoints import check_shape, save_checkpoint, write_text
 from helpers.data import Data, stratified_split
@@ -40,7 +41,11 @@ PROGRESS = {  # what is read of `last.pt` beside weights, states and history, se
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the model's parameters, at the schedule's lowest learning rate."""
+    """The recipe's optimizer over the model's parameters, at the schedule's first learning rate, before a warm-up.
+
+    It clips gradients before each of its steps, so that a range test does so too. With a gradient scaler they are then
+    in their own units again.
+    """
     options = {"lr": recipe.schedule.lr_start, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "SGD":
         options |= {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
@@ -50,7 +55,14 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
             {"params": [p for p in model.parameters() if p.ndim > 1]},
             {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
         ]
-    return getattr(torch.optim, recipe.optimizer)(groups, **options)
+    optimizer = getattr(torch.optim, recipe.optimizer)(groups, **options)
+
+    def clip(*_) -> None:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+
+    if recipe.clip_norm:
+        optimizer.register_step_pre_hook(clip)
+    return optimizer
 
 
 def make_loaders(recipe: Recipe, data: Data, seed: int, device: Device) -> dict[str, DataLoader | ResidentBatches]:
@@ -77,6 +89,7 @@ def _loader_maker(recipe: Recipe, data: Data, device: Device) -> Callable:
     statistics = {"mean": data.mean, "std": data.std}
     if device.device.type != "cuda":
         return partial(make_loader, **statistics)  # no workers: the cores are busy anyway
+    compose(recipe.augmentation, data.mean)  # refuses what albumentations refuses, whose transforms these are
     if can_augment(recipe.augmentation):
         return partial(ResidentBatches, device=device.device, **statistics)
     return partial(make_loader, workers=min(8, os.cpu_count() or 1), pin_memory=True, **statistics)
@@ -95,7 +108,7 @@ def random_states() -> dict:
         "python": list(random.getstate()[1]),
         "numpy": [kind, keys.tolist(), position, has_gauss, gauss],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else [],
     }
 
 
@@ -103,8 +116,8 @@ def restore_random_states(states: dict) -> None:
     random.setstate((3, tuple(states["python"]), None))
     np.random.set_state(tuple(states["numpy"]))
     torch.set_rng_state(states["torch"])
-    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    if len(states["cuda"]) and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def run_folder(folder: Path, recipe: Recipe, data: Data, seed: int) -> Path:
@@ -216,9 +229,7 @@ class Training:
             model = distributed.with_synchronised_batchnorm(model)
         self.model = device.place(model)
         self.parallel = distributed.parallel(self.model)
-        self.averaged = None
-        if recipe.ema_decay:
-            self.averaged = AveragedModel(self.model, multi_avg_fn=self._average, use_buffers=True)
+        self.averaged = copy.deepcopy(self.model) if recipe.ema_decay else None
         self.optimizer = make_optimizer(recipe, self.model)
         self.schedule = make_schedule(recipe, self.optimizer, steps_per_epoch)
         self.scaler = device.scaler()
@@ -231,7 +242,7 @@ class Training:
     @property
     def evaluated(self) -> nn.Module:
         """The network whose figures are reported: the averaged one if the recipe averages."""
-        return self.averaged.module if self.averaged else self.model
+        return self.model if self.averaged is None else self.averaged
 
     def state_dict(self) -> dict:
         return {
@@ -265,8 +276,6 @@ class Training:
             restore_random_states(state["random_states"])
             self.epoch, self.history, self.steps = state["epoch"], state["history"], state["steps"]
             self.log, self.sessions = state["log"], state["sessions"]
-            if self.averaged:
-                self.averaged.n_averaged.fill_(len(self.steps))
             for parameter, kept in self.optimizer.state.items():
                 if not all(tensor is None or tensor.shape in ((), parameter.shape) for tensor in kept.values()):
                     raise ValueError("the optimizer's state is of other weights")
@@ -323,15 +332,12 @@ class Training:
                 logits = logits.float()
                 mean_loss = partial(distributed.batch_mean, loss_function, logits, labels, count)
                 loss = mean_loss(label_smoothing=recipe.label_smoothing)
-                self.optimizer.zero_grad(set_to_none=True)
+                self.optimizer.zero_grad()
                 self.scaler.scale(loss).backward()
-                if recipe.clip_norm:
-                    self.scaler.unscale_(self.optimizer)
-                    nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
-                if self.averaged:
-                    self.averaged.update_parameters(self.model)
+                if self.averaged is not None:
+                    self.average()
                 with torch.no_grad():
                     # Without smoothing, so that the curves of train and test can be compared.
                     plain = mean_loss() if recipe.label_smoothing else loss
@@ -370,14 +376,19 @@ class Training:
             f"gradients with --set clip_norm=1; {kept}."
         )
 
-    def _average(self, averages: list[Tensor], currents: list[Tensor], averaged: Tensor) -> None:
-        """Exponential moving average of weights and BatchNorm statistics, as AveragedModel calls it after a step.
+    def average(self) -> None:
+        """Exponential moving average of weights and BatchNorm statistics, to be taken after a step.
 
         It is short at first, so that it does not hold on to the initial weights: after step k (from 0) the decay
-        is k / (9 + k) until that reaches the recipe's.
+        is k / (9 + k) until that reaches the recipe's. torch's AveragedModel counts its calls in a tensor, for which a
+        GPU would be waited for in every step.
         """
-        step = len(self.steps)  # the same as `averaged`, which would have to be read back from a GPU
-        get_ema_multi_avg_fn(min(self.recipe.ema_decay, step / (9 + step)))(averages, currents, averaged)
+        step = len(self.steps)
+        averages, currents = (
+            [value for value in model.state_dict().values() if value.is_floating_point()]
+            for model in (self.averaged, self.model)
+        )
+        get_ema_multi_avg_fn(min(self.recipe.ema_decay, step / (9 + step)))(averages, currents, step)
 
     def note_session(self) -> None:
         """Record what trains from here on: a run may be resumed on another machine or version."""

@@ -123,6 +123,8 @@ def test_every_recipe_can_be_augmented_and_the_unknown_is_told():
     for name, arguments in (
         ("Blur", {}),
         ("RandomCrop", {"height": 32}),
+        ("RandomCrop", {"height": 40, "width": 40}),  # of images of 32x32
+        ("PadIfNeeded", {"min_height": 128, "min_width": 128, "border_mode": "BORDER_REFLECT_101"}),
         ("CoarseDropout", {"num_holes_range": (1, 3), "hole_height_range": (8, 8), "hole_width_range": (8, 8)}),
         ("Rotate", {"limit": (-5, 5), "border_mode": "BORDER_CONSTANT"}),
     ):

@@ -15,6 +15,7 @@ from helpers.data import Data, Split, channel_statistics
 from helpers.devices import Device
 from helpers.errors import CourseError
 from helpers.recipes import changed, get_recipe
+from helpers.training import make_optimizer
 
 FLOAT32 = Device(torch.device("cpu"), torch.float32, "test")
 BFLOAT16 = Device(torch.device("cpu"), torch.bfloat16, "test")
@@ -75,6 +76,21 @@ def test_leaves_model_optimizer_and_random_states_as_they_were(name, loader):
     lr_finder.range_test(model, optimizer, loader, FLOAT32, recipe, steps=20)
     assert same(before, everything(model, optimizer))
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_gradients_are_clipped_as_in_the_training(loader):
+    norms = []
+    for clip_norm in (0.0, 1e-4):
+        recipe = changed(get_recipe("custom_resnet"), {"clip_norm": clip_norm})
+        model = Linear()
+        optimizer = make_optimizer(recipe, model)
+        seen = []
+        optimizer.register_step_pre_hook(
+            lambda *_, seen=seen, model=model: seen.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        )
+        lr_finder.range_test(model, optimizer, loader, FLOAT32, recipe, steps=5)
+        norms.append([gradient.norm().item() for gradient in seen])
+    assert min(norms[0]) > 0.01 and norms[1] == pytest.approx([1e-4] * 5, rel=0.05)
 
 
 def test_sweeps_the_range_exponentially_and_suggests_as_the_library_does(loader):

@@ -106,7 +106,7 @@ def test_numbers_have_to_be_finite(value):
     ("key", "value", "read"),
     [
         ("epochs", 30, lambda r: r.epochs),
-        ("weight_decay", 0.001, lambda r: r.weight_decay),
+        ("weight_decay", 0.003, lambda r: r.weight_decay),
         ("nesterov", False, lambda r: r.nesterov),
         ("loss", "cross_entropy_of_softmax", lambda r: r.loss),
         ("optimizer", "Adam", lambda r: r.optimizer),
@@ -320,7 +320,7 @@ def test_unchanged_recipe_has_no_differences(recipe):
 
 def test_differences_name_the_new_and_the_old_value():
     new = changed(CUSTOM, {"lr_max": 0.25, "weight_decay": 0.0})
-    assert sorted(differences(new)) == ["lr_max=0.25 (recipe: 0.2)", "weight_decay=0 (recipe: 0.0005)"]
+    assert sorted(differences(new)) == ["lr_max=0.25 (recipe: 0.2)", "weight_decay=0 (recipe: 0.001)"]
 
 
 @EVERY_RECIPE

@@ -326,7 +326,8 @@ def test_mirrored_prediction_mirrors_the_images(data):
 
 
 def test_held_out_images_are_not_trained_on(data):
-    loaders = training.make_loaders(small(validation_images=20, select="val_acc"), data, 0, pick_device())
+    cpu = Device(torch.device("cpu"), torch.float32, "test")
+    loaders = training.make_loaders(small(validation_images=20, select="val_acc"), data, 0, cpu)
     train, val = ({image.tobytes() for image in loaders[name].dataset.split.images} for name in ("train", "val"))
     assert len(val) == 20 and not train & val
     assert train | val == {image.tobytes() for image in data.train.images}
@@ -376,8 +377,8 @@ def test_average_of_the_weights_follows_its_formula(data):
     torch.manual_seed(0)
     state = training.Training(recipe, 10, len(loader), device)
     weights = []
-    update = state.averaged.update_parameters
-    state.averaged.update_parameters = lambda model: (weights.append(model.fc.weight.detach().clone()), update(model))
+    average = state.average
+    state.average = lambda: (weights.append(state.model.fc.weight.detach().clone()), average())
     state.train_epoch(loader)
     expected = weights[0]  # the average starts with the first weights
     for step, weight in enumerate(weights[1:], start=1):

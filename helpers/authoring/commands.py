@@ -111,7 +111,7 @@ def run_check(options: argparse.Namespace) -> int:
     lines, status = [], 0
     for name in options.run:
         try:
-            graded = grade(settings.run_folder(name, options.runs), data)
+            graded = grade(settings.named_run(name, options.runs), data)
             print(f"{graded}\n")
             lines.append(graded.line)
             status = max(status, int(not graded.passed))
