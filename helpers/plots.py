@@ -176,7 +176,7 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
         raise CourseError(f"From 1 to {len(RUN_COLOURS)} runs can be compared in a figure, not {len(runs)}.")
     for run in runs:
         run.check_begun()
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.8), sharey=True)
     titles = [run.title for run in runs]
     for run, colour in zip(runs, RUN_COLOURS[: len(runs)], strict=True):
         epochs, lower = run.history["epoch"], run.reduced
