@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
             help="a few steps on little data, to see that everything works; no result")  # fmt: skip
         add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
             help="change values of the recipe, for instance lr_max=0.2")  # fmt: skip
+    train.add_argument("--epochs", metavar="N", help="train N epochs, the schedule stretched or squeezed to them")
     gallery = commands.add_parser(
         "gallery",
         help="show what a finished run got right and wrong, with GradCAM",
@@ -60,7 +61,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--layer", help="the block to explain (default: the deepest with maps of at least 5x5)")
     add("--method", default="gradcam", choices=METHODS, help="(default: gradcam)")
     authoring.add_parsers(commands)
-    train.add_argument("--epochs", metavar="N", help="train N epochs, the schedule stretched or squeezed to them")
     return parser
 
 
