@@ -19,7 +19,7 @@ from helpers import __version__
 from helpers.checkpoints import check_shape, load_checkpoint, make_folder, read_json, write_text
 from helpers.errors import CourseError
 from helpers.recipes import RECIPES, Plateau, Recipe, as_dict, differences, from_dict
-from helpers.settings import REPOSITORY
+from helpers.settings import REPOSITORY, recorded_only
 
 HISTORY_COLUMNS = (
     *("epoch", "lr", "train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc", "seconds"),
@@ -99,9 +99,14 @@ def configuration(recipe: Recipe, data: dict, seed: int) -> dict:
 def locked(folder: Path) -> Iterator[None]:
     """Make the folder and keep other processes from writing there, until the block or this process ends.
 
-    Raises CourseError if another process does, or if it cannot be written. Where the file system knows no locks,
-    as some network drives, nothing is kept away.
+    Raises CourseError if another process does, if it cannot be written, or if only recorded runs may be used and this
+    is none. Where the file system knows no locks, as some network drives, nothing is kept away.
     """
+    if recorded_only() and not (folder / "summary.json").exists():
+        raise CourseError(
+            f"{folder.name} is not recorded in full: train it and `python -m helpers record` it first, or unset "
+            "COURSE_RECORDED."
+        )
     make_folder(folder)
     path = folder / ".lock"
     try:

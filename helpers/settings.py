@@ -4,6 +4,7 @@ COURSE_DATA   the data: `cifar10` (default), `synthetic`, or the path of a folde
 COURSE_RUNS   where run folders are made (default: `runs/` in the repository)
 COURSE_FAST   1: a few steps on little data, to see that everything works; never a result
 COURSE_TENSORBOARD   1: a training also writes a TensorBoard log into its run folder
+COURSE_RECORDED   1: recorded runs alone, nothing is trained or swept; `python -m helpers render` sets it
 """
 
 import os
@@ -79,6 +80,10 @@ def image_limit() -> int | None:
 
 def fast() -> bool:
     return _switched_on("COURSE_FAST")
+
+
+def recorded_only() -> bool:
+    return _switched_on("COURSE_RECORDED")
 
 
 def tensorboard() -> bool:

@@ -1,3 +1,5 @@
+import textwrap
+
 import nbformat
 import pytest
 
@@ -7,6 +9,7 @@ from helpers.data import load_data
 from helpers.errors import CourseError
 from helpers.recipes import RECIPES
 from helpers.runs import HISTORY_COLUMNS, to_csv
+from helpers.settings import REPOSITORY
 from helpers.training import run_folder
 
 
@@ -55,3 +58,22 @@ def test_a_notebook_that_stops_stays_as_it_was(tmp_path):
     with pytest.raises(CourseError, match=r"n\.ipynb stopped: ZeroDivisionError"):
         render(path, "synthetic", root=tmp_path)
     assert path.read_bytes() == before
+
+
+def test_a_notebook_whose_run_or_range_test_is_not_recorded_is_refused_instead_of_trained(tmp_path):
+    (tmp_path / "results").mkdir()
+    common = f"""
+        import sys
+        sys.path.insert(0, {str(REPOSITORY)!r})
+        from helpers import lr_finder, recipes, settings, training
+        from helpers.data import load_data
+        data = load_data(settings.data_source())
+        recipe = recipes.RECIPES["custom_resnet"]
+    """
+    for call, folder in (
+        ("training.train(recipe, data, settings.runs_folder())", "custom_resnet-synthetic-seed0"),
+        ("lr_finder.find_lr(recipe, data, settings.runs_folder())", "custom_resnet-synthetic-seed0-lr-find"),
+    ):
+        path = notebook(tmp_path / "n.ipynb", textwrap.dedent(common), call)
+        with pytest.raises(CourseError, match=f"{folder} is not recorded in full"):
+            render(path, "synthetic", root=tmp_path)

@@ -26,17 +26,18 @@ METADATA = {
 def render(path: Path, data: str, root: Path = REPOSITORY) -> None:
     """Execute a notebook with `data` and the runs of `results/`; then, and only then, write it with its outputs.
 
-    Raises CourseError if a cell fails, or takes longer than 15 minutes, as one that trains does.
+    Raises CourseError if a cell fails, as one whose run is not recorded, or takes longer than 15 minutes.
     """
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as runs:
         shutil.copytree(root / "results", runs, dirs_exist_ok=True)
-        environment = {"COURSE_DATA": data, "COURSE_RUNS": runs, "COURSE_FAST": "", "TQDM_DISABLE": "1"}
+        environment = {"COURSE_DATA": data, "COURSE_RUNS": runs, "COURSE_FAST": "", "COURSE_RECORDED": "1"}
+        environment |= {"TQDM_DISABLE": "1"}
         client = NotebookClient(notebook, timeout=LONGEST, resources={"metadata": {"path": str(path.parent)}})
         try:
             client.execute(env=os.environ | environment)
         except CellTimeoutError as error:
-            raise CourseError(f"{path.name}: a cell took over {LONGEST // 60} minutes: is its run recorded?") from error
+            raise CourseError(f"{path.name}: a cell took over {LONGEST // 60} minutes.") from error
         except CellExecutionError as error:
             raise CourseError(f"{path.name} stopped: {error.ename}: {error.evalue}") from error
         except DeadKernelError as error:
