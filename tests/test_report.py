@@ -120,7 +120,14 @@ def test_a_table_cell_is_the_mean_and_the_sample_deviation_over_the_seeds(root):
     assert f"| 11,173,962 | 40 | 0, 1, 2 | **94.30 ± {deviation:.2f} %** |" in row
     assert row.endswith("| 90.03 % |")
     (line,) = [line for line in report._expect(load_results(root)).splitlines() if "- `resnet18_layernorm`" in line]
-    assert "94.00 to 94.70 % over 3 seeds" in line
+    summary = load_run(root / "results" / SHORT).summary
+    minutes = f"{summary['seconds'] / 60:.0f} minutes a run"  # the same of all three
+    assert f"94.00 to 94.70 % over 3 seeds; {minutes} (" in line
+    assert line.count(summary["device"]) == 1  # of all three at once
+    path = root / "results" / "resnet18_layernorm-cifar10-seed1" / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"device": "Another", "seconds": 60.0}))
+    (line,) = [line for line in report._expect(load_results(root)).splitlines() if "- `resnet18_layernorm`" in line]
+    assert f"; {minutes} (" in line and ", 1 minutes a run (" in line and "on Another" in line
 
 
 def full_run(root, name, seed, accuracy):

@@ -176,20 +176,24 @@ def _expect(results: Results) -> str:
     lines = []
     for name, runs in results.full.items():
         if runs:
-            accuracies = [run.summary["reported"]["test_acc"] for run in runs]
-            seen = f"{min(accuracies):.2f} to {max(accuracies):.2f} % over {len(runs)} seeds"
-            if len(runs) == 1:
-                seen = f"{accuracies[0]:.2f} % with one seed, so the spread is not known yet"
-            times = [
-                f"{run.summary['seconds'] / 60:.0f} minutes ({np.median(run.history['seconds']):.0f} s in the median "
-                f"epoch) on {run.provenance}"
-                for run in runs
-            ]
-            lines.append(f"- `{name}`: {seen}; {', '.join(times)}.")
+            seen = _range([run.summary["reported"]["test_acc"] for run in runs], 2)
+            over = f"over {len(runs)} seeds" if len(runs) > 1 else "with one seed, so the spread is not known yet"
+            times = []
+            for where in dict.fromkeys(run.provenance for run in runs):
+                there = [run for run in runs if run.provenance == where]
+                minutes = _range([run.summary["seconds"] / 60 for run in there], 0)
+                epoch = _range([float(np.median(run.history["seconds"])) for run in there], 0)
+                times.append(f"{minutes} minutes a run ({epoch} s in its median epoch) on {where}")
+            lines.append(f"- `{name}`: {seen} % {over}; {', '.join(times)}.")
     missing = [f"`{name}`" for name, runs in results.full.items() if not runs]
     if missing:
         lines.append(f"- Not run at full length yet, on any device: {', '.join(missing)}.")
     return "\n".join(lines)
+
+
+def _range(values: list[float], digits: int) -> str:
+    """From the lowest to the highest; one of them if they do not differ."""
+    return " to ".join(dict.fromkeys(f"{value:.{digits}f}" for value in (min(values), max(values))))
 
 
 def _short(results: Results) -> str:
