@@ -234,6 +234,7 @@ RECIPES = {
             schedule=OneCycle(lr_max=0.2, lr_min=0.003, peak_epoch=5),  # as the range test found them, notebook 01
             label_smoothing=0.1,
             ema_decay=0.99,
+            flip_averaging=True,
         ),
         Recipe(
             name="published_s8_onecycle_sgd",

@@ -161,7 +161,10 @@ def recorded_runs():
         if "test_acc_flip_averaging" in reported:
             figures = run.history["val_acc"][epoch - 1], reported["test_acc"], reported["test_acc_flip_averaging"]
             row = " ".join(f"{figure:.2f}" for figure in figures)
-            claims.add(f"{run.recipe.name} {len(run.history['epoch'])} {epoch} {row}")
+            claims |= {
+                f"{run.recipe.name} {len(run.history['epoch'])} {epoch} {row}",
+                f"with flip averaging: {reported['test_acc_flip_averaging']:.2f} %",
+            }
         runs.append((run.title, claims))
     return runs
 
