@@ -433,7 +433,8 @@ def _summary(folder: Path, config: dict, training: Training, loader: DataLoader,
     flipped = {}
     if training.recipe.flip_averaging:
         both = (logits + predict(model, loader, training.device, flip=True)[0]) / 2
-        flipped = {"test_acc_flip_averaging": 100 * (both.argmax(dim=1) == labels).float().mean().item()}
+        correct_averaged = (both.argmax(dim=1) == labels).sum().item()
+        flipped = {"test_acc_flip_averaging": 100 * correct_averaged / len(labels)}
     return {
         "recipe": training.recipe.name,
         "reported": {

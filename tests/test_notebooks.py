@@ -130,6 +130,7 @@ CLAIMS = re.compile(
     r"""^Training[ ]\w+[ ]on[ ].*?^Reported:.*?\n.*?$
     |[\d.]+[ ]%[ ]of[ ][\d,]+[ ]test[ ]images,[ ]epoch[ ]\d+
     |the[ ]run[ ]report(?:s|ed)[ ][\d.]+[ ]%
+    |with[ ]flip[ ]averaging:[ ][\d.]+[ ]%
     |^[\d.]+[ ]%[ ]\([\w ]+,[ ]epoch[ ]\d+\)
     |^\w+[ ]\d+[ ]\d+[ ][\d.]+[ ][\d.]+[ ][\d.]+$
     |^\d+[ ]images[ ]of[ ]\w+[ ]taken[ ]for[ ]\w+
@@ -159,12 +160,11 @@ def recorded_runs():
             ),
         }
         if "test_acc_flip_averaging" in reported:
-            figures = run.history["val_acc"][epoch - 1], reported["test_acc"], reported["test_acc_flip_averaging"]
-            row = " ".join(f"{figure:.2f}" for figure in figures)
-            claims |= {
-                f"{run.recipe.name} {len(run.history['epoch'])} {epoch} {row}",
-                f"with flip averaging: {reported['test_acc_flip_averaging']:.2f} %",
-            }
+            claims.add(f"with flip averaging: {reported['test_acc_flip_averaging']:.2f} %")
+            if run.recipe.validation_images:
+                figures = run.history["val_acc"][epoch - 1], reported["test_acc"], reported["test_acc_flip_averaging"]
+                row = " ".join(f"{figure:.2f}" for figure in figures)
+                claims.add(f"{run.recipe.name} {len(run.history['epoch'])} {epoch} {row}")
         runs.append((run.title, claims))
     return runs
 

@@ -196,6 +196,19 @@ def _range(values: list[float], digits: int) -> str:
     return " to ".join(dict.fromkeys(f"{value:.{digits}f}" for value in (min(values), max(values))))
 
 
+def _weights(results: Results) -> str:
+    """What the recorded weights are good for, beside what the run itself reports."""
+    lines = []
+    for run in results.runs:
+        if "weights" in run.summary:
+            from_file, in_run = (run.summary[part]["test_acc"] for part in ("weights", "reported"))
+            lines.append(
+                f"The weights behind these pictures are those of {run.title}, rounded to half precision: test accuracy "
+                f"{from_file:.2f} % from that file, {in_run:.2f} % in the run."
+            )
+    return "\n".join(lines)
+
+
 def _short(results: Results) -> str:
     head = ("recipe", "epochs", "seed", "held-out images", "test images", "where")
     rows = []
@@ -371,7 +384,7 @@ def blocks(results: Results, data: Data | None = None) -> dict[str, list[str | S
             *(figure for run in results.first for figure in _run_figures(run)),
             _classes(results),
         ],
-        "gallery": [picture for picture in pictures if not picture.name.endswith("_layers")],
+        "gallery": [_weights(results), *(picture for picture in pictures if not picture.name.endswith("_layers"))],
         "plateau": [_plateau_figure()],
         "short": [_short(results), *_short_figures(results)],
         "models": [_models(results)],
