@@ -3,14 +3,15 @@
 import ctypes
 import functools
 import platform
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from helpers import distributed
+from helpers.convolution import SmallMapsAsProducts
 from helpers.errors import CourseError
 from helpers.recipes import Recipe
 
@@ -22,6 +23,7 @@ class Device:
     device: torch.device
     dtype: torch.dtype
     name: str
+    amx: bool = False  # a CPU with units for matrix products
 
     @property
     def precision(self) -> str:
@@ -32,8 +34,14 @@ class Device:
         """What a figure says of where it was made: device, precision, versions."""
         return f"{self.name}, {self.precision}, torch {torch.__version__}"
 
-    def autocast(self) -> AbstractContextManager:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Computes in the device's precision, and in the way that is fastest there."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32))
+            if self.amx:
+                stack.enter_context(SmallMapsAsProducts(self.dtype))
+            yield
 
     def scaler(self) -> torch.amp.GradScaler:
         """Loss scaling, which float16 gradients need; it passes through for the other dtypes."""
@@ -113,10 +121,11 @@ def pick_device() -> Device:
         dtype = torch.bfloat16 if native_bf16 else torch.float16
         return Device(device, dtype, times + torch.cuda.get_device_name())
     cpu_info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    native_bf16 = "avx512_bf16" in cpu_info or "amx_bf16" in cpu_info
+    amx = "amx_bf16" in cpu_info
+    native_bf16 = "avx512_bf16" in cpu_info or amx
     model = next((line.split(":")[1].strip() for line in cpu_info.splitlines() if "model name" in line), "CPU")
     name = f"{times}{model}, {torch.get_num_threads()} threads"
-    return Device(torch.device("cpu"), torch.bfloat16 if native_bf16 else torch.float32, name)
+    return Device(torch.device("cpu"), torch.bfloat16 if native_bf16 else torch.float32, name, amx)
 
 
 def _own_gpu() -> int:
