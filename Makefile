@@ -28,7 +28,8 @@ run: .venv/installed
 	@for notebook in $(NOTEBOOKS); do \
 	  echo "Executing $$notebook in fast mode on synthetic pictures ..."; \
 	  $(FAST) COURSE_RUNS=runs/fast .venv/bin/jupyter nbconvert --log-level=ERROR --to notebook --execute \
-	    --ExecutePreprocessor.timeout=600 --output-dir runs/fast/notebooks $$notebook || exit 1; \
+	    --ExecutePreprocessor.timeout=600 --ExecutePreprocessor.extra_arguments=--log-level=ERROR \
+	    --output-dir runs/fast/notebooks $$notebook || exit 1; \
 	done
 	@echo "Executed notebooks: runs/fast/notebooks/"
 	@echo "Run folders with logs and plots: $$(ls -d runs/fast/*-seed*/ | tr '\n' ' ')"

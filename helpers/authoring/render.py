@@ -33,7 +33,8 @@ def render(path: Path, data: str, root: Path = REPOSITORY) -> None:
         shutil.copytree(root / "results", runs, dirs_exist_ok=True)
         environment = {"COURSE_DATA": data, "COURSE_RUNS": runs, "COURSE_FAST": "", "COURSE_RECORDED": "1"}
         environment |= {"TQDM_DISABLE": "1"}
-        client = NotebookClient(notebook, timeout=LONGEST, resources={"metadata": {"path": str(path.parent)}})
+        options = {"timeout": LONGEST, "extra_arguments": ["--log-level=ERROR"]}  # the kernel's, which warns of itself
+        client = NotebookClient(notebook, resources={"metadata": {"path": str(path.parent)}}, **options)
         try:
             client.execute(env=os.environ | environment)
         except CellTimeoutError as error:
