@@ -14,7 +14,7 @@ from helpers.errors import CourseError
 from helpers.galleries import predict_test
 from helpers.models import load_model
 from helpers.recipes import RECIPES, as_dict, get_recipe
-from helpers.runs import load_run
+from helpers.runs import HISTORY_COLUMNS, load_run, to_csv
 from helpers.settings import REPOSITORY
 from helpers.training import train
 
@@ -120,14 +120,16 @@ def test_a_table_cell_is_the_mean_and_the_sample_deviation_over_the_seeds(root):
     assert f"| 11,173,962 | 40 | 0, 1, 2 | **94.30 ± {deviation:.2f} %** |" in row
     assert row.endswith("| 90.03 % |")
     (line,) = [line for line in report._expect(load_results(root)).splitlines() if "- `resnet18_layernorm`" in line]
-    summary = load_run(root / "results" / SHORT).summary
-    minutes = f"{summary['seconds'] / 60:.0f} minutes a run"  # the same of all three
-    assert f"94.00 to 94.70 % over 3 seeds; {minutes} (" in line
-    assert line.count(summary["device"]) == 1  # of all three at once
-    path = root / "results" / "resnet18_layernorm-cifar10-seed1" / "summary.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"device": "Another", "seconds": 60.0}))
+    run = load_run(root / "results" / SHORT)
+    seconds = statistics.median(run.history["seconds"])
+    time = f"{40 * seconds / 60:.0f} minutes a run ({seconds:.0f} s in its median epoch)"  # the same of all three
+    assert f"94.00 to 94.70 % over 3 seeds; {time} on {run.provenance}." in line
+    path = root / "results" / "resnet18_layernorm-cifar10-seed1"
+    (path / "summary.json").write_text(json.dumps(run.summary | {"device": "Another"}))
+    rows = [{key: column[k] for key, column in run.history.items()} for k in range(len(run.history["epoch"]))]
+    (path / "history.csv").write_text(to_csv(HISTORY_COLUMNS, [row | {"seconds": 60.0} for row in rows]))
     (line,) = [line for line in report._expect(load_results(root)).splitlines() if "- `resnet18_layernorm`" in line]
-    assert f"; {minutes} (" in line and ", 1 minutes a run (" in line and "on Another" in line
+    assert f"; {time} on {run.provenance}, 40 minutes a run (60 s in its median epoch) on Another" in line
 
 
 def full_run(root, name, seed, accuracy):

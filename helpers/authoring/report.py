@@ -180,10 +180,10 @@ def _expect(results: Results) -> str:
             over = f"over {len(runs)} seeds" if len(runs) > 1 else "with one seed, so the spread is not known yet"
             times = []
             for where in dict.fromkeys(run.provenance for run in runs):
-                there = [run for run in runs if run.provenance == where]
-                minutes = _range([run.summary["seconds"] / 60 for run in there], 0)
-                epoch = _range([float(np.median(run.history["seconds"])) for run in there], 0)
-                times.append(f"{minutes} minutes a run ({epoch} s in its median epoch) on {where}")
+                # The median, as other work, or a machine that slept, makes single epochs longer.
+                epochs = [float(np.median(run.history["seconds"])) for run in runs if run.provenance == where]
+                minutes = _range([seconds * RECIPES[name].epochs / 60 for seconds in epochs], 0)
+                times.append(f"{minutes} minutes a run ({_range(epochs, 0)} s in its median epoch) on {where}")
             lines.append(f"- `{name}`: {seen} % {over}; {', '.join(times)}.")
     missing = [f"`{name}`" for name, runs in results.full.items() if not runs]
     if missing:
