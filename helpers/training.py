@@ -433,8 +433,7 @@ def _summary(folder: Path, config: dict, training: Training, loader: DataLoader,
     flipped = {}
     if training.recipe.flip_averaging:
         both = (logits + predict(model, loader, training.device, flip=True)[0]) / 2
-        correct_averaged = (both.argmax(dim=1) == labels).sum().item()
-        flipped = {"test_acc_flip_averaging": 100 * correct_averaged / len(labels)}
+        flipped = {"test_acc_flip_averaging": 100 * loss_and_accuracy(both, labels)[1] / len(labels)}
     return {
         "recipe": training.recipe.name,
         "reported": {

@@ -31,12 +31,11 @@ def render(path: Path, data: str, root: Path = REPOSITORY) -> None:
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as runs:
         shutil.copytree(root / "results", runs, dirs_exist_ok=True)
-        environment = {"COURSE_DATA": data, "COURSE_RUNS": runs, "COURSE_FAST": "", "COURSE_RECORDED": "1"}
-        environment |= {"TQDM_DISABLE": "1"}
+        course = {"COURSE_DATA": data, "COURSE_RUNS": runs, "COURSE_FAST": "", "COURSE_RECORDED": "1"}
         options = {"timeout": LONGEST, "extra_arguments": ["--log-level=ERROR"]}  # the kernel's, which warns of itself
         client = NotebookClient(notebook, resources={"metadata": {"path": str(path.parent)}}, **options)
         try:
-            client.execute(env=os.environ | environment)
+            client.execute(env=os.environ | course | {"TQDM_DISABLE": "1"})
         except CellTimeoutError as error:
             raise CourseError(f"{path.name}: a cell took over {LONGEST // 60} minutes.") from error
         except CellExecutionError as error:
