@@ -19,6 +19,7 @@ from helpers.training import make_optimizer
 
 FLOAT32 = Device(torch.device("cpu"), torch.float32, "test")
 BFLOAT16 = Device(torch.device("cpu"), torch.bfloat16, "test")
+FLOAT16 = Device(torch.device("cpu"), torch.float16, "test")  # with scaled losses
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +114,18 @@ def test_batches_that_a_device_holds_give_the_same_curve(data, loader):
     np.testing.assert_allclose(*curves, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("device", "dtype"), [(FLOAT32, torch.float32), (BFLOAT16, torch.bfloat16)])
-def test_runs_in_the_precision_of_the_device(loader, device, dtype):
-    model = Linear()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1)
-    lr_finder.range_test(model, optimizer, loader, device, get_recipe("custom_resnet"), steps=3)
-    assert model.dtypes == {dtype}
+@pytest.mark.parametrize("device", [FLOAT32, BFLOAT16, FLOAT16], ids=lambda device: device.precision)
+def test_runs_in_the_precision_of_the_device_and_finds_the_same_curve(loader, device):
+    def curve(device):
+        torch.manual_seed(0)
+        model = Linear()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1)
+        loader.sampler.epoch = 0
+        _, losses, *_ = lr_finder.range_test(model, optimizer, loader, device, get_recipe("custom_resnet"), steps=20)
+        assert model.dtypes == {device.dtype}
+        return losses
+
+    np.testing.assert_allclose(curve(device), curve(FLOAT32), rtol=0.01)
 
 
 def test_cuts_the_curve_where_the_loss_is_no_longer_finite(loader):

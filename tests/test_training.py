@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from helpers import synthetic, training
@@ -407,6 +408,70 @@ def test_gradients_are_clipped_to_the_norm_of_the_recipe(data):
     state.train_epoch(loader)
     moved = torch.sqrt(sum((p - q).pow(2).sum() for p, q in zip(state.model.parameters(), before, strict=True)))
     assert moved.item() == pytest.approx(0.01, rel=1e-3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Float16(Device):
+    """As on GPUs before Ampere, such as Colab's T4."""
+
+    loss_scale: float = 2.0**10
+
+    def scaler(self):
+        return torch.amp.GradScaler("cpu", init_scale=self.loss_scale)
+
+
+FLOAT16 = Float16(torch.device("cpu"), torch.float16, "test")
+OVERFLOWING = dataclasses.replace(FLOAT16, loss_scale=2.0**30)  # until it has been halved often enough
+
+
+@pytest.fixture
+def linear_network(monkeypatch):
+    """One that is fast in float16 without a GPU."""
+
+    def make(recipe, classes):
+        return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))
+
+    monkeypatch.setattr(training, "make_model", make)
+
+
+@pytest.mark.usefixtures("linear_network")
+def test_steps_whose_float16_gradients_overflow_are_left_out_and_the_others_clipped_unscaled(data):
+    recipe = small(clip_norm=0.01, nesterov=False, momentum=0.0, weight_decay=0.0, lr_min=1.0, lr_max=1.5)
+    loader = training.make_loaders(recipe, data, 0, OVERFLOWING)["train"]
+    state = training.Training(recipe, 10, len(loader), OVERFLOWING)
+    before = state.model[1].weight.detach().clone()
+    state.train_epoch(loader)
+    assert state.scaler.get_scale() == 2.0**27  # halved after each of the three steps
+    assert torch.equal(state.model[1].weight, before) and torch.equal(state.evaluated[1].weight, before)
+    state.scaler.update(1024.0)
+    loader = training.make_loaders(recipe, dataclasses.replace(data, train=data.train[:32]), 0, OVERFLOWING)["train"]
+    before, lr = [p.detach().clone() for p in state.model.parameters()], state.optimizer.param_groups[0]["lr"]
+    state.train_epoch(loader)  # one step
+    moved = torch.sqrt(sum((p - q).pow(2).sum() for p, q in zip(state.model.parameters(), before, strict=True)))
+    assert moved.item() == pytest.approx(0.01 * lr, rel=1e-3)
+
+
+@pytest.mark.usefixtures("linear_network")
+def test_float16_with_scaled_losses_trains_as_float32_does_and_resumes(data, tmp_path, monkeypatch):
+    # 18 steps an epoch: where gradients overflow at first, the scaling still falls when the first epoch has ended.
+    recipe = small(batch_size=4, lr_min=1e-5, lr_max=1e-3)
+
+    def train(device, folder):
+        monkeypatch.setattr(training, "pick_device", lambda: device)
+        return training.train(recipe, data, tmp_path / folder, report=lambda line: None)
+
+    float32 = Device(torch.device("cpu"), torch.float32, "test")
+    losses = [train(device, device.precision).history["test_loss"] for device in (float32, FLOAT16)]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+    assert abs(losses[0][2] / losses[0][0] - 1) > 0.01  # something was trained
+
+    whole = train(OVERFLOWING, "whole")
+    interrupt_at("EPOCH: 2", recipe, data, tmp_path / "parts")
+    parts = train(OVERFLOWING, "parts")
+    states = [torch.load(run.folder / "last.pt", weights_only=True) for run in (whole, parts)]
+    assert states[0]["scaler"] == states[1]["scaler"] and states[0]["scaler"]["scale"] < 2.0**20
+    assert all(torch.equal(states[0]["model"][key], states[1]["model"][key]) for key in ("1.weight", "1.bias"))
+    assert whole.log == parts.log and whole.summary["precision"] == "float16"
 
 
 def test_interrupted_plateau_run_ends_like_an_undisturbed_one(plateau, data, tmp_path):
