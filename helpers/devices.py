@@ -117,6 +117,7 @@ def pick_device() -> Device:
         if processes > 1:
             device = torch.device("cuda", _own_gpu())
             torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True  # batches have one size, so its fastest algorithms are found once
         native_bf16 = torch.cuda.get_device_capability()[0] >= 8
         dtype = torch.bfloat16 if native_bf16 else torch.float16
         return Device(device, dtype, times + torch.cuda.get_device_name())

@@ -230,6 +230,11 @@ class Training:
         self.model = device.place(model)
         self.parallel = distributed.parallel(self.model)
         self.averaged = copy.deepcopy(self.model) if recipe.ema_decay else None
+        # What is averaged, and what from. Listed once: optimizers and checkpoints change tensors in place.
+        self.averages, self.currents = (
+            [value for value in model.state_dict().values() if value.is_floating_point()]
+            for model in (self.evaluated, self.model)
+        )
         self.optimizer = make_optimizer(recipe, self.model)
         self.schedule = make_schedule(recipe, self.optimizer, steps_per_epoch)
         self.scaler = device.scaler()
@@ -384,11 +389,7 @@ class Training:
         GPU would be waited for in every step.
         """
         step = len(self.steps)
-        averages, currents = (
-            [value for value in model.state_dict().values() if value.is_floating_point()]
-            for model in (self.averaged, self.model)
-        )
-        get_ema_multi_avg_fn(min(self.recipe.ema_decay, step / (9 + step)))(averages, currents, step)
+        get_ema_multi_avg_fn(min(self.recipe.ema_decay, step / (9 + step)))(self.averages, self.currents, step)
 
     def note_session(self) -> None:
         """Record what trains from here on: a run may be resumed on another machine or version."""
