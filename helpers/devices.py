@@ -74,7 +74,8 @@ def out_of_memory(error: BaseException) -> bool:
 def explain_failures(function: Callable) -> Callable:
     """Decorates what computes with a recipe, its first argument.
 
-    Raises CourseError, with what to change and by how much, if memory runs out or a data loading process dies.
+    Raises CourseError, with what to change and by how much, if memory runs out, a data loading process dies, or the
+    GPU is one that PyTorch was not built for.
     """
 
     @functools.wraps(function)
@@ -97,6 +98,11 @@ def explain_failures(function: Callable) -> Callable:
                     f"A process that loads data died ({reason}): run the same again to go on after the last finished "
                     "epoch; if it happens again, the machine has too little memory, and others on it use some."
                 )
+            elif "no kernel image" in str(error):
+                sentence = (
+                    f"This PyTorch does not support {torch.cuda.get_device_name()} ({reason}): choose another GPU, on "
+                    "Kaggle T4 x2, or set CUDA_VISIBLE_DEVICES to nothing and start again to use the CPU."
+                )
             else:
                 raise
         raise CourseError(sentence)  # not within `except`, where it would keep the tensors of the failed step alive
@@ -117,7 +123,6 @@ def pick_device() -> Device:
         if processes > 1:
             device = torch.device("cuda", _own_gpu())
             torch.cuda.set_device(device)
-        torch.backends.cudnn.benchmark = True  # batches have one size, so its fastest algorithms are found once
         native_bf16 = torch.cuda.get_device_capability()[0] >= 8
         dtype = torch.bfloat16 if native_bf16 else torch.float16
         return Device(device, dtype, times + torch.cuda.get_device_name())

@@ -224,6 +224,7 @@ class Training:
 
     def __init__(self, recipe: Recipe, classes: int, steps_per_epoch: int, device: Device):
         self.recipe, self.device = recipe, device
+        torch.backends.cudnn.benchmark = True  # thousands of steps of one shape repay the search for its algorithms
         model = make_model(recipe, classes)
         if recipe.sync_batchnorm:
             model = distributed.with_synchronised_batchnorm(model)
@@ -270,8 +271,9 @@ class Training:
         try:
             # What is used later, too: a wrong type is found while nothing is written yet.
             check_shape(state, shape)
-            if not all(_alike(getattr(self, part).state_dict(), state[part]) for part in ("optimizer", "schedule")):
-                raise ValueError("its optimizer or schedule has values of other types")
+            parts = ("optimizer", "schedule", "scaler")
+            if not all(_alike(getattr(self, part).state_dict(), state[part]) for part in parts):
+                raise ValueError("its optimizer, schedule or scaler has values of other types")
             self.model.load_state_dict(state["trained_model"])
             self.evaluated.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])

@@ -56,7 +56,7 @@ def test_recipe_and_its_assignment(course):
 
 def test_notebook(course):
     printed = carry_out("A notebook", course)
-    assert re.search(r"\b7 passed", printed) and "failed" not in printed
+    assert re.search(r"\b8 passed", printed) and "failed" not in printed
     notebook = nbformat.read(course / "notebooks" / "05_weight_decay.ipynb", as_version=4)
     assert "published_s8_onecycle_sgd               0\n" in notebook.cells[-2].outputs[0].text
 

@@ -227,6 +227,19 @@ def test_every_process_has_its_own_gpu(monkeypatch):
     assert device == Device(torch.device("cuda", 1), torch.float16, "4 x Tesla T4") and chosen == [device.device]
 
 
+def test_a_gpu_that_pytorch_was_not_built_for_gets_a_sentence(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla P100")
+
+    @devices.explain_failures
+    def train(recipe):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore")
+
+    with pytest.raises(
+        CourseError, match=r"does not support Tesla P100 \(CUDA error: [^)]*device\): choose another GPU"
+    ):
+        train(get_recipe("custom_resnet"))
+
+
 def test_batchnorm_is_synchronised_on_gpus_where_asked_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(distributed, "WORLD_SIZE", 2)

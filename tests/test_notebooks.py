@@ -13,6 +13,7 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
 from helpers import GITHUB
+from helpers.authoring.render import METADATA
 from helpers.runs import load_run
 from helpers.settings import REPOSITORY
 
@@ -48,6 +49,10 @@ def test_executed_once_in_order_without_an_error(notebook):
 def test_without_widgets_which_github_cannot_show(notebook):
     kinds = {kind for cell in code_cells(notebook) for output in cell.outputs for kind in output.get("data", {})}
     assert "widgets" not in notebook.metadata and not [kind for kind in kinds if "widget" in kind]
+
+
+def test_colab_opens_it_with_a_gpu(notebook):
+    assert {notebook.metadata["accelerator"], METADATA["accelerator"]} == {"GPU"}
 
 
 def test_light_and_in_small_cells_that_define_nothing(notebook, request):

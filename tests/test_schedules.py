@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import torch
 from helpers.errors import CourseError
 from helpers.recipes import RECIPES, OneCycle, Plateau
 from helpers.schedules import make_schedule, momentum_of, one_cycle, plateau_lrs, triangular
+from helpers.settings import REPOSITORY
 
 
 def optimizer_for(name="SGD", lr=0.1):
@@ -145,3 +148,16 @@ def test_learning_rates_of_a_course_by_hand():
     plateau = Plateau(lr=1.0, monitor="val_acc", factor=0.1, patience=2, warmup_epochs=2)
     lrs = plateau_lrs(plateau, [50, 60, 59, 60, 58, 61], steps_per_epoch=4)
     assert lrs == pytest.approx([0.5, 1, 1, 1, 1, 0.1])
+
+
+@pytest.mark.parametrize("name", ["custom_resnet", "resnet18_layernorm"])
+def test_a_first_step_that_is_left_out_for_its_overflow_is_no_alarm(name):
+    code = f"""
+import torch
+from helpers.recipes import RECIPES
+from helpers.schedules import make_schedule
+optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+make_schedule(RECIPES["{name}"], optimizer, 10).after_batch()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stderr == ""

@@ -473,6 +473,10 @@ def test_float16_with_scaled_losses_trains_as_float32_does_and_resumes(data, tmp
     assert all(torch.equal(states[0]["model"][key], states[1]["model"][key]) for key in ("1.weight", "1.bias"))
     assert whole.log == parts.log and whole.summary["precision"] == "float16"
 
+    states[0]["scaler"]["scale"] = "high"
+    with pytest.raises(CourseError, match="scaler has values of other types"):
+        training.Training(recipe, 10, 18, OVERFLOWING).load_state_dict(states[0], tmp_path / "last.pt")
+
 
 def test_interrupted_plateau_run_ends_like_an_undisturbed_one(plateau, data, tmp_path):
     run, _, recipe = plateau

@@ -18,6 +18,8 @@ from helpers.settings import REPOSITORY
 
 LONGEST = 900  # seconds for a cell
 METADATA = {
+    "accelerator": "GPU",  # which Colab then provides, without anybody looking for a menu
+    "colab": {"gpuType": "T4"},
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
