@@ -184,7 +184,7 @@ def _expect(results: Results) -> str:
                 epochs = [float(np.median(run.history["seconds"])) for run in runs if run.provenance == where]
                 minutes = _range([seconds * RECIPES[name].epochs / 60 for seconds in epochs], 0)
                 times.append(f"{minutes} minutes a run ({_range(epochs, 0)} s in its median epoch) on {where}")
-            lines.append(f"- `{name}`: {seen} % {over}; {', '.join(times)}.")
+            lines.append(f"- `{name}`: {seen} % {over}; {'; '.join(times)}.")
     missing = [f"`{name}`" for name, runs in results.full.items() if not runs]
     if missing:
         lines.append(f"- Not run at full length yet, on any device: {', '.join(missing)}.")
