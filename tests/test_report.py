@@ -129,7 +129,7 @@ def test_a_table_cell_is_the_mean_and_the_sample_deviation_over_the_seeds(root):
     rows = [{key: column[k] for key, column in run.history.items()} for k in range(len(run.history["epoch"]))]
     (path / "history.csv").write_text(to_csv(HISTORY_COLUMNS, [row | {"seconds": 60.0} for row in rows]))
     (line,) = [line for line in report._expect(load_results(root)).splitlines() if "- `resnet18_layernorm`" in line]
-    assert f"; {time} on {run.provenance}, 40 minutes a run (60 s in its median epoch) on Another" in line
+    assert f"; {time} on {run.provenance}; 40 minutes a run (60 s in its median epoch) on Another" in line
 
 
 def full_run(root, name, seed, accuracy):
