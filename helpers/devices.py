@@ -150,8 +150,8 @@ def describe_machine() -> str:
     text = f"{device.provenance}, Python {platform.python_version()}"
     if device.device.type == "cpu":
         text += (
-            "\nNo GPU: a training of full length takes one to seven hours. In Colab choose Runtime > Change runtime "
-            "type > T4 GPU, on Kaggle Settings > Accelerator > GPU T4 x2; or set COURSE_FAST=1 before the start to "
-            "see everything on a small scale."
+            "\nNo GPU: a training of full length takes one hour to a day, by processor. In Colab choose Runtime > "
+            "Change runtime type > T4 GPU, on Kaggle Settings > Accelerator > GPU T4 x2; or set COURSE_FAST=1 before "
+            "the start to see everything on a small scale."
         )
     return text
