@@ -9,13 +9,13 @@ RUNS ?= runs
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 FAST := COURSE_FAST=1 COURSE_DATA=synthetic
 # A formatter of another version may want another format, so this one is fixed.
-CHECKERS := 'pytest>=8' 'hypothesis>=6' ruff==0.17.5 tensorboard
+CHECKERS := 'pytest>=8' 'pytest-xdist>=3.6' 'hypothesis>=6' ruff==0.17.5 tensorboard
 
 .PHONY: run test reproduce
 .DELETE_ON_ERROR:
 
-# Made once, and again when requirements.txt changes.
-.venv/installed: requirements.txt
+# Made once, and again when requirements.txt or the list above changes.
+.venv/installed: requirements.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed and $(PYTHON) is not: try make PYTHON=python3.12"; exit 2; }
 	@$(PYTHON) -m venv .venv || { echo "On Debian and Ubuntu: apt install python3-venv"; exit 2; }
@@ -39,7 +39,7 @@ test: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/python -m helpers report --check
-	.venv/bin/python -m pytest -q --durations=5
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --maxprocesses=4 --dist loadfile --durations=5
 	@rm -rf runs/nbval
 	$(FAST) COURSE_RUNS=runs/nbval .venv/bin/python -m pytest -q --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=300 notebooks/
