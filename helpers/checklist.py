@@ -241,7 +241,7 @@ def _plateau(run: Run, model: nn.Module) -> tuple[bool, str]:
     if not isinstance(plateau, Plateau):
         return False, f"the schedule is {type(plateau).__name__}"
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=plateau.lr)
-    reducer = ReduceLROnPlateau(optimizer, plateau.mode, plateau.factor, plateau.patience)
+    reducer = ReduceLROnPlateau(optimizer, plateau.mode, plateau.factor, plateau.patience, threshold=plateau.threshold)
     expected = np.empty(len(recorded))
     for k, value in enumerate(run.history[plateau.monitor]):
         expected[k] = optimizer.param_groups[0]["lr"]

@@ -85,7 +85,7 @@ class PlateauSchedule:
         self.warmup_steps = round(self.plateau.warmup_epochs * steps_per_epoch)
         self.warmup = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, self.warmup_steps)))
         self.reducer = ReduceLROnPlateau(
-            optimizer, mode=self.plateau.mode, factor=self.plateau.factor, patience=self.plateau.patience
+            optimizer, plateau.mode, plateau.factor, plateau.patience, threshold=plateau.threshold
         )
 
     def after_batch(self) -> None:
