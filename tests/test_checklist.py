@@ -97,7 +97,7 @@ PLATEAU = {norm: RECIPES[f"resnet18_{norm}norm"] for norm in ("batch", "layer")}
 def make_plateau_run(folder, recipe, data=CIFAR10, accuracy=92.0, curve=None, saved=None):
     """A finished run whose validation accuracy rises, stalls for six epochs, and rises again."""
     epochs = np.arange(1, recipe.epochs + 1)
-    values = 80 + 0.1 * np.where(epochs <= 10, epochs, np.maximum(10, epochs - 6))
+    values = 80 + 0.5 * np.where(epochs <= 10, epochs, np.maximum(10, epochs - 6))
     steps_per_epoch, lr = 10, np.full(recipe.epochs, getattr(recipe.schedule, "lr", 0.1))
     lr[:3] *= [1 / 3, 2 / 3, 1]  # three epochs of warm-up
     lr[13:] *= 0.2  # no better than epoch 10: 11, 12 and 13, then again 14, 15 and 16

@@ -163,6 +163,8 @@ def test_normalisation_figure_groups_columns_and_rows():
 def test_plateau_figure_fills_only_what_counts_as_an_improvement():
     top = plots.plot_plateau(Plateau(1.0, "val_acc", 0.1, 2), [90, 90.005, 90.006, 90.007, 90.008]).axes[0]
     assert list(top.lines[1].get_xdata()) == [1] and len(top.patches) == 1
+    top = plots.plot_plateau(Plateau(1.0, "val_acc", 0.1, 2, threshold=0.1), [50, 54, 56, 61, 61.5]).axes[0]
+    assert list(top.lines[1].get_xdata()) == [1, 3] and not len(top.patches)  # 56 beats 55, but 61 and 61.5 not 61.6
 
 
 def test_unfinished_runs_and_too_many_are_told(tmp_path):

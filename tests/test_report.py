@@ -13,12 +13,12 @@ from helpers.data import load_data
 from helpers.errors import CourseError
 from helpers.galleries import predict_test
 from helpers.models import load_model
-from helpers.recipes import RECIPES, as_dict, get_recipe
+from helpers.recipes import RECIPES, as_dict, get_recipe, with_epochs
 from helpers.runs import HISTORY_COLUMNS, load_run, to_csv
 from helpers.settings import REPOSITORY
 from helpers.training import train
 
-SHORT = "resnet18_layernorm-cifar10-seed0-4-epochs"
+FULL = "custom_resnet-cifar10-seed0"
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def test_the_repository_matches_its_results():
 
 
 def test_a_changed_digit_in_the_readme_is_named_with_both_values(root):
-    edit(root / "README.md", "| 53.28 % |", "| 63.28 % |")
+    edit(root / "README.md", "| airplane | 94.0 % |", "| airplane | 95.0 % |")
     (fault,) = check(root)
-    assert "README.md, block short" in fault and "63.28 %" in fault and "53.28 %" in fault
+    assert "README.md, block runs" in fault and "95.0 %" in fault and "94.0 %" in fault
     assert report.report(root=root) == [root / "README.md"]
     assert check(root) == []
 
@@ -62,11 +62,11 @@ def test_prose_around_the_blocks_is_left_alone(root):
 
 
 def test_a_changed_result_makes_its_table_and_its_figure_stale(root):
-    edit(root / "results" / SHORT / "summary.json", '"test_acc": 53.28,', '"test_acc": 54.28,')
+    edit(root / "results" / FULL / "summary.json", "[ 940, 4,", "[ 930, 14,")
     faults = check(root)
-    assert any("block short" in fault and "54.28 %" in fault for fault in faults)
-    assert "images/shortened_comparison.png was drawn from other results" in faults
-    assert "images/shortened_comparison-dark.png was drawn from other results" in faults
+    assert any("block runs" in fault and "93.0 %" in fault for fault in faults)
+    assert "images/custom_resnet_class_accuracy.png was drawn from other results" in faults
+    assert "images/custom_resnet_class_accuracy-dark.png was drawn from other results" in faults
     report.report(root=root)
     assert check(root) == []
 
@@ -81,13 +81,13 @@ def test_missing_repainted_damaged_and_unknown_figures_are_named(root):
     for key, value in text.items():
         info.add_text(key, value)
     Image.fromarray(pixels).save(images / "plateau-dark.png", pnginfo=info)
-    (images / "shortened_comparison.png").write_bytes(b"\x89PNG no more")
-    shutil.copy(images / "shortened_comparison-dark.png", images / "old.png")
+    (images / "custom_resnet_curves.png").write_bytes(b"\x89PNG no more")
+    shutil.copy(images / "custom_resnet_curves-dark.png", images / "old.png")
     faults = check(root)
     for expected in (
         "images/plateau.png is missing",
         "images/plateau-dark.png was changed after it was drawn",
-        "images/shortened_comparison.png is damaged",
+        "images/custom_resnet_curves.png is damaged",
         "images/old.png is shown nowhere",
     ):
         assert sum(fault.startswith(expected) for fault in faults) == 1
@@ -120,7 +120,7 @@ def test_a_table_cell_is_the_mean_and_the_sample_deviation_over_the_seeds(root):
     assert f"| 11,173,962 | 40 | 0, 1, 2 | **94.30 ± {deviation:.2f} %** |" in row
     assert row.endswith("| 90.03 % |")
     (line,) = [line for line in report._expect(load_results(root)).splitlines() if "- `resnet18_layernorm`" in line]
-    run = load_run(root / "results" / SHORT)
+    run = load_run(root / "results" / FULL)
     seconds = statistics.median(run.history["seconds"])
     time = f"{40 * seconds / 60:.0f} minutes a run ({seconds:.0f} s in its median epoch)"  # the same of all three
     assert f"94.00 to 94.70 % over 3 seeds; {time} on {run.provenance}." in line
@@ -133,20 +133,26 @@ def test_a_table_cell_is_the_mean_and_the_sample_deviation_over_the_seeds(root):
 
 
 def full_run(root, name, seed, accuracy):
-    """A record as of a run of full length, made from the shortened one for the test."""
+    """A record as of a run of full length, made from another recipe's for the test."""
     folder = root / "results" / f"{name}-cifar10-seed{seed}"
-    shutil.copytree(root / "results" / SHORT, folder)
-    short = load_run(folder)
-    config = short.config | {"recipe": as_dict(RECIPES[name]), "seed": seed, "notes": []}
+    shutil.copytree(root / "results" / FULL, folder, dirs_exist_ok=True)
+    other = load_run(folder)
+    config = other.config | {"recipe": as_dict(RECIPES[name]), "seed": seed}
     (folder / "config.json").write_text(json.dumps(config))
-    summary = short.summary | {"reported": short.summary["reported"] | {"test_acc": accuracy}, "notes": []}
+    del other.summary["weights"]
+    summary = other.summary | {"reported": other.summary["reported"] | {"test_acc": accuracy}}
     (folder / "summary.json").write_text(json.dumps(summary))
 
 
-def test_shortened_runs_are_in_no_row_of_the_results():
-    results = load_results()
+def test_shortened_runs_are_in_no_row_of_the_results(root):
+    folder = root / "results" / "resnet18_layernorm-cifar10-seed7-24-epochs"
+    shutil.copytree(root / "results" / FULL, folder)
+    config = load_run(folder).config | {"recipe": as_dict(with_epochs(RECIPES["resnet18_layernorm"], 24)), "seed": 7}
+    (folder / "config.json").write_text(json.dumps(config))
+    results = load_results(root)
     assert all(run.recipe == RECIPES[name] for name, runs in results.full.items() for run in runs)
-    assert all(run.recipe != RECIPES[run.recipe.name] for run in results.short)
+    assert 7 in [run.config["seed"] for run in results.short]
+    assert "| 24 of 40 | 7 |" in report._short(results)
     rows = report._results(Results({name: [] for name in RECIPES}, results.short, {})).splitlines()[2:]
     assert len(rows) == len(RECIPES) and all("not run yet" in row for row in rows)
 
@@ -189,6 +195,6 @@ def test_recorded_weights_give_the_recorded_accuracy_and_galleries(finished, tmp
 def test_the_command_line_tells_the_faults_and_fails(root, monkeypatch, capsys):
     monkeypatch.setattr(report.check, "__defaults__", (root,))
     assert cli.main(["report", "--check"]) == 0
-    edit(root / "README.md", "| 53.28 % |", "| 63.28 % |")
+    edit(root / "README.md", "| airplane | 94.0 % |", "| airplane | 95.0 % |")
     assert cli.main(["report", "--check"]) == 1
-    assert "block short" in capsys.readouterr().out
+    assert "block runs" in capsys.readouterr().out

@@ -150,6 +150,14 @@ def test_learning_rates_of_a_course_by_hand():
     assert lrs == pytest.approx([0.5, 1, 1, 1, 1, 0.1])
 
 
+def test_an_improvement_below_the_threshold_is_none():
+    """A tenth of the best: 54 is not above 55, 56 is; neither 60 nor 61 nor 61.5 is above 61.6."""
+    values = [50, 54, 56, 60, 61, 61.5, 61.5]
+    plateau = Plateau(lr=1.0, monitor="val_acc", factor=0.1, patience=2, threshold=0.1)
+    assert plateau_lrs(plateau, values) == pytest.approx([1, 1, 1, 1, 1, 1, 0.1])
+    assert plateau_lrs(dataclasses.replace(plateau, threshold=1e-4), values) == pytest.approx([1] * 7)
+
+
 @pytest.mark.parametrize("name", ["custom_resnet", "resnet18_layernorm"])
 def test_a_first_step_that_is_left_out_for_its_overflow_is_no_alarm(name):
     code = f"""
