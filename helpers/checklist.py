@@ -253,7 +253,8 @@ def _plateau(run: Run, model: nn.Module) -> tuple[bool, str]:
     drops = [str(row) for row in run.reduced]  # row k, from 0, comes after epoch k
     evidence = f"monitors {plateau.monitor} ({plateau.mode}), factor {plateau.factor:g}, patience {plateau.patience}, "
     evidence += f"threshold {plateau.threshold:g}"
-    evidence += f"; reduced after epochs {', '.join(drops)}" if drops else "; nothing had to be reduced"
+    word = "epoch" if len(drops) == 1 else "epochs"
+    evidence += f"; reduced after {word} {', '.join(drops)}" if drops else "; nothing had to be reduced"
     return bool(np.allclose(recorded, expected, rtol=1e-6)), evidence
 
 
