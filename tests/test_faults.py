@@ -486,7 +486,7 @@ def test_gpu_memory_that_runs_out_is_said_and_is_free_afterwards(small_run, tmp_
     make_model = training.make_model
     for module in (training, lr_finder):
         monkeypatch.setattr(module, "make_model", exhausted)
-    with pytest.raises(CourseError, match=r"CUDA out of memory.*--set batch_size=4 lr=0\.025") as caught:
+    with pytest.raises(CourseError, match=r"CUDA out of memory.*--set batch_size=4 lr=0\.05") as caught:
         function(*small_run, tmp_path)
     assert caught.value.__context__ is None and held[0]() is None
 
