@@ -206,7 +206,7 @@ def plot_plateau(plateau: Plateau, values: Sequence[float]) -> Figure:
     lrs, epochs = plateau_lrs(plateau, values), np.arange(1, len(values) + 1)
     drops = epochs[:-1][np.diff(lrs) < 0]  # the last epoch at the higher learning rate
     improved, best = np.zeros(len(values), dtype=bool), None
-    for k, value in enumerate(values):  # torch's rule: by more than that part of the best
+    for k, value in enumerate(values):  # torch's rule: by more than the threshold's part of the best
         margin = 0 if best is None else abs(best) * plateau.threshold
         if best is None or (value > best + margin if plateau.mode == "max" else value < best - margin):
             improved[k], best = True, value

@@ -151,6 +151,7 @@ def test_shortened_runs_are_in_no_row_of_the_results(root):
     (folder / "config.json").write_text(json.dumps(config))
     results = load_results(root)
     assert all(run.recipe == RECIPES[name] for name, runs in results.full.items() for run in runs)
+    assert all(run.recipe != RECIPES[run.recipe.name] for run in results.short)
     assert 7 in [run.config["seed"] for run in results.short]
     assert "| 24 of 40 | 7 |" in report._short(results)
     rows = report._results(Results({name: [] for name in RECIPES}, results.short, {})).splitlines()[2:]
