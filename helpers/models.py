@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from helpers.checkpoints import file_digest
 from helpers.errors import CourseError
@@ -73,24 +74,41 @@ class CustomResNet(nn.Module):
 NORMS = {"batch": nn.BatchNorm2d, "layer": lambda channels: nn.GroupNorm(1, channels)}
 
 
+class StandardizedConv2d(nn.Conv2d):
+    """A convolution whose filters are standardized (Qiao et al. 2019, *Micro-Batch Training with Batch-Channel
+    Normalization and Weight Standardization*): mean 0, and variance 1 / (in_channels * kernel height * width).
+
+    It is made for norms that do not look at the batch: what all images have in common, which they leave in every
+    channel, hardly passes a filter of mean 0. The paper's variance is 1. The norm that follows cancels the
+    difference; this one keeps the outputs as large as the inputs, within float16.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        filters = F.layer_norm(self.weight, self.weight.shape[1:], eps=1e-10) / self.weight[0].numel() ** 0.5
+        return self._conv_forward(x, filters, self.bias)
+
+
 class BasicBlock(nn.Module):
     """`ReLU(X + conv-norm(ReLU(conv-norm(X))))`, both convolutions 3x3 (He et al. 2015, figure 5 left).
 
     Where stride or channels change, X passes a 1x1 convolution and a norm first.
+    `conv` is the class of the convolutions.
     Shapes: (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, norm: str, dropout: float):
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, norm: str, dropout: float, conv: type[nn.Conv2d]
+    ):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.conv1 = conv(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.norm1 = NORMS[norm](out_channels)
         self.dropout = nn.Dropout2d(dropout)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = conv(out_channels, out_channels, 3, padding=1, bias=False)
         self.norm2 = NORMS[norm](out_channels)
         self.shortcut = nn.Sequential()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), NORMS[norm](out_channels)
+                conv(in_channels, out_channels, 1, stride, bias=False), NORMS[norm](out_channels)
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,21 +120,29 @@ class ResNet18(nn.Module):
     """ResNet18 (He et al. 2015) for 32x32 images: a 3x3 stem without pooling, then 8, 4 maps as usual.
 
     `norm` is "batch" or "layer"; nothing else differs: 11,173,962 parameters for ten classes either way.
+    `weight_standardization` makes every convolution a StandardizedConv2d, with the same parameters.
     `zero_init_residual` sets the last scale of each block to zero, so that the block starts as the
     identity (Goyal et al. 2017, section 5.1).
     Shapes: (N, 3, 32, 32) -> logits (N, num_classes).
     """
 
     def __init__(
-        self, num_classes: int = 10, *, norm: str = "batch", dropout: float = 0.0, zero_init_residual: bool = False
+        self,
+        num_classes: int = 10,
+        *,
+        norm: str = "batch",
+        weight_standardization: bool = False,
+        dropout: float = 0.0,
+        zero_init_residual: bool = False,
     ):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1, bias=False), NORMS[norm](64), nn.ReLU(inplace=True))
+        conv = StandardizedConv2d if weight_standardization else nn.Conv2d
+        self.stem = nn.Sequential(conv(3, 64, 3, padding=1, bias=False), NORMS[norm](64), nn.ReLU(inplace=True))
         widths = ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))
         for number, (in_channels, out_channels, stride) in enumerate(widths, start=1):
             blocks = (
-                BasicBlock(in_channels, out_channels, stride, norm, dropout),
-                BasicBlock(out_channels, out_channels, 1, norm, dropout),
+                BasicBlock(in_channels, out_channels, stride, norm, dropout, conv),
+                BasicBlock(out_channels, out_channels, 1, norm, dropout, conv),
             )
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -134,8 +160,8 @@ class ResNet18(nn.Module):
 def make_model(recipe: Recipe, num_classes: int) -> nn.Module:
     """The recipe's network with freshly drawn weights."""
     if recipe.model == "resnet18":
-        options = {"dropout": recipe.dropout, "zero_init_residual": recipe.zero_init_residual}
-        return ResNet18(num_classes, norm=recipe.norm, **options)
+        options = ("norm", "weight_standardization", "dropout", "zero_init_residual")
+        return ResNet18(num_classes, **{name: getattr(recipe, name) for name in options})
     return CustomResNet(num_classes, fc_bias=recipe.fc_bias, logit_scale=recipe.logit_scale)
 
 

@@ -1,12 +1,13 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers.models import NORMS, CustomResNet, ResNet18, make_model
-from helpers.recipes import RECIPES, get_recipe
+from helpers.models import NORMS, CustomResNet, ResNet18, StandardizedConv2d, make_model
+from helpers.recipes import RECIPES, changed, get_recipe
 
 
 def conv(inputs: int, outputs: int) -> int:
@@ -201,6 +202,38 @@ def test_zero_initialised_blocks_start_as_the_identity():
     x = torch.rand(2, 64, 8, 8)
     torch.testing.assert_close(block(x), x)
     assert not torch.allclose(ResNet18(norm="layer").layer1[0](x), x)
+
+
+def test_standardized_filters_have_mean_0_and_the_papers_variance_over_their_size():
+    torch.manual_seed(0)
+    layer = StandardizedConv2d(6, 4, 3, bias=False)
+    with torch.no_grad():
+        layer.weight.mul_(torch.tensor([0.02, 0.1, 1.0, 20.0])[:, None, None, None]).add_(0.5)
+    raw = layer.weight.detach().double().numpy()
+    standardized = np.stack([(filters - filters.mean()) / filters.std() for filters in raw]) / np.sqrt(6 * 3 * 3)
+    x = torch.randn(2, 6, 5, 5)
+    expected = F.conv2d(x.double(), torch.from_numpy(standardized))
+    torch.testing.assert_close(layer(x).double(), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_what_all_positions_and_channels_share_does_not_pass_standardized_filters():
+    torch.manual_seed(0)
+    x, shared = torch.randn(2, 6, 8, 8), torch.full((2, 6, 8, 8), 3.0)
+    layer, usual = StandardizedConv2d(6, 4, 3), nn.Conv2d(6, 4, 3)
+    torch.testing.assert_close(layer(x + shared), layer(x))
+    assert not torch.allclose(usual(x + shared), usual(x), atol=0.1)
+
+
+def test_weight_standardization_changes_every_convolution_and_no_parameter():
+    recipe = changed(get_recipe("resnet18_layernorm"), {"weight_standardization": True})
+    torch.manual_seed(0)
+    model, usual = make_model(recipe, 10), ResNet18(norm="layer", zero_init_residual=True)
+    kinds = [type(module) for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert kinds == 20 * [StandardizedConv2d]  # stem, two in each of 8 blocks, 3 shortcuts
+    assert parameters(model) == 11_173_962
+    usual.load_state_dict(model.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    assert not torch.allclose(model(x), usual(x), atol=0.01)
 
 
 def test_maps_of_resnet18_are_32_16_8_4():
