@@ -6,6 +6,7 @@ a start takes a moment.
 
 import csv
 import errno
+import itertools
 import json
 import multiprocessing.forkserver
 import os
@@ -25,6 +26,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import random_images, write_folder
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from helpers import lr_finder, runs, training
 from helpers.augmentation import make_loader
@@ -119,6 +121,16 @@ def train(images, folder, *, epochs=6, **options):
     return Command(*words, folder=folder, **options)
 
 
+def slowly():
+    """The third step, the first of epoch 2, takes ten seconds: time for a test, on a busy machine too."""
+    steps = itertools.count(1)
+    register_optimizer_step_pre_hook(lambda *_: time.sleep(10) if next(steps) == 3 else None)
+
+
+def in_its_second_epoch(images, folder, prepare=slowly, **options):
+    return train(images, folder, epochs=2, prepare=prepare, **options).wait_for("EPOCH: 2")
+
+
 def goes_on(images, folder, **options):
     """The same command goes on after the first of its two epochs, to the last figures; drawing is not waited for."""
     command = train(images, folder, epochs=2, **options).wait_for("Reported:")
@@ -196,7 +208,7 @@ def test_run_killed_at_25_random_moments_ends_like_an_undisturbed_one(undisturbe
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_command_says_so_in_one_sentence_and_goes_on(images, tmp_path, number, status):
-    command = train(images, tmp_path, epochs=2).wait_for("EPOCH: 2").send(number)
+    command = in_its_second_epoch(images, tmp_path).send(number)
     time.sleep(0.002)
     command.send(number)  # impatient
     assert command.end() == status
@@ -217,7 +229,7 @@ def interrupted_kernel(arguments):
 
 
 def test_interrupted_notebook_lets_others_into_its_run_folder(images, tmp_path, undisturbed):
-    kernel = train(images, tmp_path, epochs=2, command=interrupted_kernel).wait_for("EPOCH: 2").send(signal.SIGINT)
+    kernel = in_its_second_epoch(images, tmp_path, command=interrupted_kernel).send(signal.SIGINT)
     kernel.wait_for("interrupted\n")
     assert goes_on(images, tmp_path)
     kernel.send(signal.SIGKILL)
@@ -248,7 +260,7 @@ def hold(arguments):
 
 
 def test_second_process_is_refused_until_the_first_one_is_dead(images, tmp_path):
-    first = train(images, tmp_path, epochs=2).wait_for("EPOCH: 2").send(signal.SIGSTOP)
+    first = in_its_second_epoch(images, tmp_path).send(signal.SIGSTOP)
     before = {path.name: path.read_bytes() for path in (tmp_path / NAME).iterdir()}
     second = train(images, tmp_path, epochs=2)
     assert second.end() == 2
@@ -332,7 +344,7 @@ def test_full_disk_stops_a_run_which_goes_on_when_there_is_space(images, disk):
 
 
 def test_quota_stops_a_run_which_goes_on_when_it_is_raised(images, tmp_path):
-    train(images, tmp_path, epochs=2).wait_for("EPOCH: 2").send(signal.SIGKILL).end()
+    in_its_second_epoch(images, tmp_path).send(signal.SIGKILL).end()
     stopped_by_the_disk(train(images, tmp_path, epochs=2, prepare=small_files), tmp_path / NAME, "File too large")
     assert goes_on(images, tmp_path)
 
@@ -344,12 +356,17 @@ def as_nobody():
         os.setuid(65534)
 
 
+def slowly_as_nobody():
+    slowly()
+    as_nobody()
+
+
 def test_folder_made_read_only_half_way_stops_a_run_which_goes_on_when_it_is_writable(images):
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
         folder = Path(folder)
         folder.chmod(0o777)
         pets = shutil.copytree(images, folder / "pets")
-        command = train(pets, folder, epochs=2, prepare=as_nobody).wait_for("EPOCH: 2")
+        command = in_its_second_epoch(pets, folder, prepare=slowly_as_nobody)
         (folder / NAME).chmod(0o555)
         stopped_by_the_disk(command, folder / NAME, "Permission denied")
         refused = train(pets, folder, epochs=2, prepare=as_nobody)
@@ -371,7 +388,7 @@ def flip(path, byte, bit=0):
 def unfinished(images, tmp_path_factory):
     """A run with one of its two epochs."""
     folder = tmp_path_factory.mktemp("unfinished")
-    train(images, folder, epochs=2).wait_for("EPOCH: 2").send(signal.SIGKILL).end()
+    in_its_second_epoch(images, folder).send(signal.SIGKILL).end()
     return folder
 
 
