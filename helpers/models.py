@@ -80,7 +80,7 @@ class StandardizedConv2d(nn.Conv2d):
 
     It is made for norms that do not look at the batch: what all images have in common, which they leave in every
     channel, hardly passes a filter of mean 0. The paper's variance is 1. The norm that follows cancels the
-    difference; this one keeps the outputs as large as the inputs, within float16.
+    difference; this one keeps the outputs about as large as the inputs, far within what float16 holds.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -124,7 +124,7 @@ class Recipe:
     fc_bias: bool = True  # custom_resnet
     logit_scale: float = 1.0  # custom_resnet: multiplies the logits
     norm: str = "batch"  # resnet18: BatchNorm, or "layer" normalisation
-    weight_standardization: bool = False  # resnet18: filters of mean 0 and standard deviation 1
+    weight_standardization: bool = False  # resnet18: all filters of mean 0 and one variance
     sync_batchnorm: bool = False  # several GPUs: BatchNorm statistics of the whole batch, not of each GPU's share
     dropout: float = 0.0  # resnet18: share of channels dropped in each block
     zero_init_residual: bool = False  # resnet18: every block starts as the identity
