@@ -127,7 +127,7 @@ def plot_schedule(run: Run) -> Figure:
     ax.set(xlabel="epoch", xlim=(0, run.recipe.epochs), yscale=scale)
     ax.set_ylabel("learning rate", color=COLOURS["lr"])
     lr, peak = run.steps["lr"], int(np.argmax(run.steps["lr"]))
-    labels = [(0, 8, -3, "left"), (peak, 0, 5, "center"), (-1, 0, 8, "right")]
+    labels = [(0, 3, -12, "left"), (peak, 0, 5, "center"), (-1, 0, -12, "right")]
     if scale == "log":  # the start of the warm-up, its end, and every step down
         labels = [(step, 4, 6, "left") for step in (0, peak, *(np.flatnonzero(lr[1:] < lr[:-1]) + 1))]
     for step, dx, dy, side in labels:

@@ -69,7 +69,8 @@ class Results:
 
 def load_results(root: Path = REPOSITORY) -> Results:
     """Read `results/`. Raises CourseError for a record that is damaged or of other data than the complete CIFAR-10."""
-    full, short, range_tests = {name: [] for name in RECIPES}, [], {}
+    ours_first = sorted(RECIPES, key=lambda name: name.startswith("published"))
+    full, short, range_tests = {name: [] for name in ours_first}, [], {}
     for folder in sorted(path for path in (root / "results").iterdir() if path.is_dir()):
         if folder.name.endswith("-lr-find"):
             test = load_lr(folder / "lr_find.json")
@@ -143,8 +144,8 @@ def _results(results: Results) -> str:
     """The table of all recipes, those that were not run among them."""
     head = ("recipe", "parameters", "epochs", "seeds", "test accuracy", "flip averaging", "best epoch", "others report")
     rows = []
-    for name in sorted(RECIPES, key=lambda name: name.startswith("published")):  # ours first
-        recipe, runs = RECIPES[name], results.full[name]
+    for name, runs in results.full.items():
+        recipe = RECIPES[name]
         parameters = f"{sum(weight.numel() for weight in make_model(recipe, 10).parameters()):,}"
         reported = f"{REPORTED[name]:.2f} %" if name in REPORTED else "–"
         if not runs:
