@@ -144,6 +144,13 @@ def full_run(root, name, seed, accuracy):
     (folder / "summary.json").write_text(json.dumps(summary))
 
 
+def test_our_recipes_come_before_the_published_ones(root):
+    results = load_results(root)
+    for names in (list(results.full), [run.recipe.name for run in results.first]):
+        published = [name.startswith("published") for name in names]
+        assert published == sorted(published) and {True, False} == set(published)
+
+
 def test_shortened_runs_are_in_no_row_of_the_results(root):
     folder = root / "results" / "resnet18_layernorm-cifar10-seed7-24-epochs"
     shutil.copytree(root / "results" / FULL, folder)
