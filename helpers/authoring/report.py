@@ -69,8 +69,7 @@ class Results:
 
 def load_results(root: Path = REPOSITORY) -> Results:
     """Read `results/`. Raises CourseError for a record that is damaged or of other data than the complete CIFAR-10."""
-    ours_first = sorted(RECIPES, key=lambda name: name.startswith("published"))
-    full, short, range_tests = {name: [] for name in ours_first}, [], {}
+    full, short, range_tests = {name: [] for name in RECIPES}, [], {}
     for folder in sorted(path for path in (root / "results").iterdir() if path.is_dir()):
         if folder.name.endswith("-lr-find"):
             test = load_lr(folder / "lr_find.json")
