@@ -1,5 +1,6 @@
 """The assignment's demands, each checked against what a run recorded and what its network holds."""
 
+import glob
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ def assignment(recipe: Recipe) -> str:
 
 def gallery_size(recipe: Recipe) -> int:
     """How many images of a kind the assignment wants to see."""
-    return 25 if recipe.model == "resnet18" and recipe.norm == "batch" else 20
+    return 25 if assignment(recipe) == "resnet18_batchnorm" else 20
 
 
 def tolerance(images: int) -> float:
@@ -175,22 +176,26 @@ def _epochs(wanted: int) -> Check:
 
 
 def _found(run: Run, model: nn.Module) -> tuple[bool, str]:
-    path = run.folder.parent / f"{run.folder.name}-lr-find" / "lr_find.json"
+    """Whether the bounds are those of a range test of this recipe and data, of any seed, beside the run."""
+    any_seed = glob.escape(run.folder.name.rpartition("-seed")[0] or run.folder.name) + "*-lr-find/lr_find.json"
+    tests = [load_lr(path) for path in sorted(run.folder.parent.glob(any_seed))]
     schedule = run.recipe.schedule
     if not isinstance(schedule, OneCycle):
         return False, f"the schedule is {type(schedule).__name__}"
     used = f"trained with LRMIN {schedule.lr_min:g}, LRMAX {schedule.lr_max:g}"
-    if not path.exists():
+    if not tests:
         return False, f"{used}, no range test beside the run"
-    found = load_lr(path)
-    theirs, ours = found.settings, run.config
-    same = (
-        swept_values(theirs["recipe"]) == swept_values(ours["recipe"])
-        and theirs["data"]["fingerprint"] == ours["data"]["fingerprint"]
-    )
-    met = same and (found.lr_min, found.lr_max) == (schedule.lr_min, schedule.lr_max)
-    of = "this recipe and data" if same else "another recipe or other data"
-    return met, f"{used}; the range test of {of} found {found.lr_min:g} and {found.lr_max:g}"
+    ours, bounds = run.config, (schedule.lr_min, schedule.lr_max)
+    same = [
+        test
+        for test in tests
+        if swept_values(test.settings["recipe"]) == swept_values(ours["recipe"])
+        and test.settings["data"]["fingerprint"] == ours["data"]["fingerprint"]
+    ]
+    met = [test for test in same if (test.lr_min, test.lr_max) == bounds]
+    found = (met or same or tests)[0]
+    of = f"this recipe and data, seed {found.settings['seed']}," if same else "another recipe or other data"
+    return bool(met), f"{used}; the range test of {of} found {found.lr_min:g} and {found.lr_max:g}"
 
 
 def _peak(run: Run, model: nn.Module) -> tuple[bool, str]:

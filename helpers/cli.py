@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 
@@ -138,8 +139,12 @@ def run_lr_find(options: argparse.Namespace) -> None:
     if result.steepest is not None:
         print(f"Steepest slope, as torch-lr-finder suggests: {result.steepest:.2g}")
     one_cycle = isinstance(recipe.schedule, recipes.OneCycle)
-    bounds = f"lr_min={result.lr_min:g} lr_max={result.lr_max:g}" if one_cycle else f"lr={result.lr_max:g}"
-    print(f"Train with it: python -m helpers train {recipe.name} --set {bounds}")
+    bounds = [f"lr_min={result.lr_min:g}", f"lr_max={result.lr_max:g}"] if one_cycle else [f"lr={result.lr_max:g}"]
+    same = {"data": settings.data_source(), "runs": None, "seed": "0", "limit": None}  # where not the default
+    given = [f"--{name}={value}" for name, default in same.items() if (value := getattr(options, name)) != default]
+    given += ["--fast"] * (options.fast and not settings.fast())
+    words = ["python", "-m", "helpers", "train", recipe.name, *given, "--set", *options.set, *bounds]  # the last count
+    print(f"Train with it: {shlex.join(words)}")
     print(f"Curve: {curve}")
 
 
@@ -150,16 +155,15 @@ def run_gallery(options: argparse.Namespace) -> None:
     from helpers.runs import load_run
 
     run = load_run(folder)
-    made_of = run.config["data"]
 
     from helpers.data import load_data
     from helpers.models import load_model
 
     model = load_model(run)
-    given, name = options.data or settings.data_given(), made_of["name"]
+    given, name = options.data or settings.data_given(), run.config["data"]["name"]
     if not given and name not in ("cifar10", "synthetic"):  # what the file says may be anywhere
         raise CourseError(f"{run.folder.name} was trained on a folder called {name}: name it with --data.")
-    data = load_data(given or name, limit=max(made_of["train_images"], made_of["test_images"]))
+    data = load_data(given or name, limit=run.limit)
     settings.draw_to_files()
 
     from helpers import galleries

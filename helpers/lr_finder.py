@@ -15,8 +15,6 @@ The curve after the first climb is ignored: the loss often falls a second time t
 that was already thrown off. The library's suggestion, the steepest slope, can lie in that second fall.
 """
 
-import contextlib
-import io
 import json
 import warnings
 from collections.abc import Iterable
@@ -36,7 +34,7 @@ from helpers.errors import CourseError
 from helpers.evaluation import LOSSES
 from helpers.models import make_model
 from helpers.progress import progress_bar
-from helpers.recipes import OneCycle, Plateau, Recipe
+from helpers.recipes import OneCycle, Plateau, Recipe, differences
 from helpers.training import (
     make_loaders,
     make_optimizer,
@@ -117,20 +115,20 @@ def range_test(
         grad_scaler=device.scaler(),
     )
     library.tqdm = progress_bar  # the library's own bar is a widget, which a saved notebook cannot show
+    library.print = lambda *_: None  # it prints what to type next
     sweep = {"start_lr": START_LR[recipe.optimizer], "end_lr": END_LR[recipe.optimizer], "num_iter": steps}
     history = finder.history
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # the library prints what to type next
-            batches = library.TrainDataLoaderIter(loader)  # any iterable will do, where the library wants a DataLoader
-            finder.range_test(batches, **sweep, smooth_f=SMOOTHING)
-            history = finder.history
-            finite = np.isfinite(history["loss"])
-            ended = "the range was swept" if len(finite) == steps else "the loss diverged"
-            if not finite.all():  # the library goes on with NaN, and would suggest it
-                first = int(np.argmin(finite))
-                ended = f"the loss was not finite at LR {history['lr'][first]:.2g}"
-                finder.history = history = {key: values[:first] for key, values in history.items()}
-            suggestion = finder.plot(ax=Figure().subplots())[1] if len(history["lr"]) >= 17 else None
+        batches = library.TrainDataLoaderIter(loader)  # any iterable will do, where the library wants a DataLoader
+        finder.range_test(batches, **sweep, smooth_f=SMOOTHING)
+        history = finder.history
+        finite = np.isfinite(history["loss"])
+        ended = "the range was swept" if len(finite) == steps else "the loss diverged"
+        if not finite.all():  # the library goes on with NaN, and would suggest it
+            first = int(np.argmin(finite))
+            ended = f"the loss was not finite at LR {history['lr'][first]:.2g}"
+            finder.history = history = {key: values[:first] for key, values in history.items()}
+        suggestion = finder.plot(ax=Figure().subplots())[1] if len(history["lr"]) >= 17 else None
     finally:
         finder.reset()
         optimizer.zero_grad()
@@ -189,7 +187,9 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
         curve = range_test(model, make_optimizer(recipe, model), loader, device, recipe, steps)
     lrs, losses, suggestion, ended = curve
     lr_min, lr_max = read_curve(lrs, losses)
-    notes = [*data.notes, *([f"{steps} steps instead of {STEPS}"] if steps != STEPS else [])]
+    changes = [change for change in differences(recipe) if change.split("=")[0] not in NOT_SWEPT]
+    notes = [*data.notes, *(["changed: " + ", ".join(changes)] if changes else [])]
+    notes += [f"{steps} steps instead of {STEPS}"] if steps != STEPS else []
     result = RangeTest(
         title=f"LR range test · {recipe.name} · {data.name} · seed {seed}",
         notes=notes,

@@ -339,10 +339,10 @@ def plot_augmentation(recipe: Recipe, data: Data, seed: int = 0, images: int = 4
 
 
 def plot_softmax_twice(classes: int = 10) -> Figure:
-    """Cross-entropy of logits and of probabilities, as the correct class's logit grows over the others."""
-    margin = torch.linspace(-8, 12, 201)
-    logits = torch.zeros(len(margin), classes)
-    logits[:, 0] = margin
+    """Cross-entropy of logits and of probabilities, as the correct class's logit passes that of one wrong class."""
+    margin = torch.linspace(-10, 10, 201)
+    logits = torch.full((len(margin), classes), -20.0)  # the other classes are out of the question
+    logits[:, 0], logits[:, 1] = margin, 0
     labels = torch.zeros(len(margin), dtype=torch.long)
     figure, ax = plt.subplots(figsize=(7, 3.4))
     for name, colour in (("cross_entropy", COLOURS["train"]), ("cross_entropy_of_softmax", COLOURS["test"])):
@@ -350,5 +350,7 @@ def plot_softmax_twice(classes: int = 10) -> Figure:
         ax.plot(margin, losses, color=colour)
         style = {"ha": "right", "color": colour, "fontweight": "bold"}
         _write(ax, f"{name} {losses[-1]:.3f}", (margin[-1], losses[-1]), 0, 6, **style)
-    ax.set(xlabel="logit of the correct class, the others being 0", ylabel="loss", ylim=(0, None), xlim=(-8, 12))
+    _write(ax, f"{losses[0]:.3f}", (margin[0], losses[0]), 4, 6, color=colour, fontweight="bold")
+    ax.set(xlabel="logit of the correct class, that of a wrong one being 0", ylabel="loss")
+    ax.set(ylim=(0, None), xlim=(-10, 10))
     return _label(figure, f"A softmax before the cross-entropy, {classes} classes")

@@ -61,6 +61,11 @@ class Run:
         return f"{self.config['recipe']['name']} · {self.config['data']['name']} · seed {self.config['seed']}"
 
     @property
+    def limit(self) -> int:
+        """The limit that gives `load_data` the images of this run."""
+        return max(self.config["data"]["train_images"], self.config["data"]["test_images"])
+
+    @property
     def provenance(self) -> str:
         """Where it was trained: device, precision, version; empty until the run is finished."""
         return "{device}, {precision}, torch {torch}".format(**self.summary) if self.summary else ""

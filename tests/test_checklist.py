@@ -17,6 +17,7 @@ from helpers.recipes import RECIPES, as_dict, changed, with_epochs
 from helpers.runs import Run, configuration
 
 CUSTOM = RECIPES["custom_resnet"]
+FOUND = "LRMIN and LRMAX found by a range test"
 DEMANDS = [text for text, _ in module.CUSTOM_RESNET]
 CIFAR10 = {
     "name": "cifar10",
@@ -26,14 +27,16 @@ CIFAR10 = {
 }
 
 
-def make_run(folder, recipe=CUSTOM, data=CIFAR10, accuracy=93.0, steps_per_epoch=98, found=CUSTOM, curve=None):
+def make_run(
+    folder, recipe=CUSTOM, data=CIFAR10, accuracy=93.0, steps_per_epoch=98, found=CUSTOM, curve=None, beside=None
+):
     """A finished run as its folder would tell it, its learning rates by the formula, its range test beside it."""
     schedule, total = recipe.schedule, recipe.epochs * steps_per_epoch
     peak = schedule.peak_epoch * steps_per_epoch - 1
     end = schedule.lr_min if schedule.lr_end is None else schedule.lr_end
     lr = np.interp(np.arange(total), [0, peak, total - 1], [schedule.lr_min, schedule.lr_max, end])
     if found:
-        beside = folder.parent / f"{folder.name}-lr-find"
+        beside = folder.parent / (beside or f"{folder.name}-lr-find")
         beside.mkdir(parents=True)
         settings = {"recipe": swept_values(as_dict(found)), "data": CIFAR10, "seed": 0, "steps": 100}
         bounds = found.schedule.lr_min, found.schedule.lr_max
@@ -55,6 +58,14 @@ def test_assignment_kept_meets_every_demand(tmp_path):
     assert failing(run) == []
     assert [demand.text for demand in checklist(run)] == DEMANDS
     assert all(str(demand).startswith("✅") and demand.evidence in str(demand) for demand in checklist(run))
+
+
+def test_a_range_test_of_another_seed_will_do(tmp_path):
+    run = make_run(tmp_path / "custom_resnet-cifar10-seed3", beside="custom_resnet-cifar10-seed0-lr-find")
+    assert failing(run) == []
+    make_run(tmp_path / "x", found=changed(CUSTOM, {"lr_max": 0.1}), beside="custom_resnet-cifar10-seed1-lr-find")
+    assert failing(run) == []
+    assert "this recipe and data, seed 0, found 0.003 and 0.2" in {d.text: d.evidence for d in checklist(run)}[FOUND]
 
 
 def without(name):
@@ -143,7 +154,7 @@ def test_custom_resnet_on_a_plateau_is_told_what_it_misses(tmp_path):
     run = make_plateau_run(
         tmp_path / "run", dataclasses.replace(CUSTOM, schedule=PLATEAU["layer"].schedule, validation_images=100)
     )
-    assert {"LRMIN and LRMAX found by a range test", "OneCycle: maximum at epoch 5"} <= set(failing(run))
+    assert {FOUND, "OneCycle: maximum at epoch 5"} <= set(failing(run))
 
 
 def test_brief_that_was_not_kept_is_told(tmp_path):

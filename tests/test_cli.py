@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -86,8 +87,12 @@ def test_train_trains_then_loads_then_refuses_another_configuration(images, tmp_
 
 
 def test_lr_find_writes_its_curve(images, tmp_path):
-    done = helpers("lr-find", "custom_resnet", "--fast", "--data", "synthetic", "--runs", tmp_path)
+    here = ["--data=synthetic", f"--runs={tmp_path}", "--fast"]
+    done = helpers("lr-find", "custom_resnet", *here, "--set", "label_smoothing=0.2", "lr_max=0.5")
     assert done.returncode == 0, done.stderr
+    (bounds,) = re.findall(r"^LRMIN (\S+), LRMAX (\S+) ", done.stdout, re.M)
+    found = "--set label_smoothing=0.2 lr_max=0.5 lr_min={} lr_max={}".format(*bounds)
+    assert f"Train with it: python -m helpers train custom_resnet {' '.join(here)} {found}\n" in done.stdout
     assert "LRMIN" in done.stdout and "synthetic pictures" in done.stdout
     folder = tmp_path / "custom_resnet-synthetic-seed0-lr-find"
     assert {path.name for path in folder.iterdir()} == {".lock", "lr_find.json", "lr_find.png"}

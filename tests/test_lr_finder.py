@@ -2,6 +2,7 @@ import copy
 import dataclasses
 import json
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -187,6 +188,22 @@ def test_find_lr_uses_training_data_only_and_is_recorded(data, linear_models, tm
     assert lr_finder.load_lr(path) == found
     monkeypatch.setattr(lr_finder, "range_test", None)  # recorded: not swept again, whatever the schedule
     assert lr_finder.find_lr(changed(recipe, {"lr_max": 0.25}), data, tmp_path / "a", steps=40) == found
+
+
+def test_a_changed_recipe_and_fewer_steps_are_told(data, linear_models, tmp_path):
+    recipe = changed(get_recipe("custom_resnet"), {"batch_size": 20, "lr_max": 0.25})  # its bounds do not matter
+    found = lr_finder.find_lr(recipe, data, tmp_path, steps=40)
+    assert found.notes == ["changed: batch_size=20 (recipe: 512)", "40 steps instead of 100"]
+
+
+def test_a_notebook_sees_the_bar_and_not_what_the_library_says(loader, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    model = Linear()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1)
+    lr_finder.range_test(model, optimizer, loader, FLOAT32, get_recipe("custom_resnet"), steps=20)
+    told = capsys.readouterr().out
+    assert "| 0/20 [" in told and "LR" not in told and "finished" not in told
 
 
 def test_load_lr_names_the_damaged_or_missing_file(tmp_path):

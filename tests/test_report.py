@@ -13,11 +13,12 @@ from helpers.data import load_data
 from helpers.errors import CourseError
 from helpers.galleries import predict_test
 from helpers.models import load_model
-from helpers.recipes import RECIPES, as_dict, get_recipe, with_epochs
+from helpers.recipes import RECIPES, as_dict, changed, with_epochs
 from helpers.runs import HISTORY_COLUMNS, load_run, to_csv
 from helpers.settings import REPOSITORY
 from helpers.training import train
 
+SMALL = changed(RECIPES["custom_resnet"], {"batch_size": 64})  # as if that were the recipe
 FULL = "custom_resnet-cifar10-seed0"
 
 
@@ -122,14 +123,14 @@ def test_a_table_cell_is_the_mean_and_the_sample_deviation_over_the_seeds(root):
     (line,) = [line for line in report._expect(load_results(root)).splitlines() if "- `resnet18_layernorm`" in line]
     run = load_run(root / "results" / FULL)
     seconds = statistics.median(run.history["seconds"])
-    time = f"{40 * seconds / 60:.0f} minutes a run ({seconds:.0f} s in its median epoch)"  # the same of all three
+    time = f"{40 * seconds / 60:.0f} minutes a run, at the {seconds:.0f} s of its median epoch,"  # of all three
     assert f"94.00 to 94.70 % over 3 seeds; {time} on {run.provenance}." in line
     path = root / "results" / "resnet18_layernorm-cifar10-seed1"
     (path / "summary.json").write_text(json.dumps(run.summary | {"device": "Another"}))
     rows = [{key: column[k] for key, column in run.history.items()} for k in range(len(run.history["epoch"]))]
     (path / "history.csv").write_text(to_csv(HISTORY_COLUMNS, [row | {"seconds": 60.0} for row in rows]))
     (line,) = [line for line in report._expect(load_results(root)).splitlines() if "- `resnet18_layernorm`" in line]
-    assert f"; {time} on {run.provenance}; 40 minutes a run (60 s in its median epoch) on Another" in line
+    assert f"; {time} on {run.provenance}; 40 minutes a run, at the 60 s of its median epoch, on Another" in line
 
 
 def full_run(root, name, seed, accuracy):
@@ -169,7 +170,7 @@ def test_shortened_runs_are_in_no_row_of_the_results(root):
 def finished(tmp_path_factory):
     """A finished run on synthetic pictures, and its data."""
     data = load_data("synthetic", limit=192)
-    recipe = get_recipe("custom_resnet", fast=True)
+    recipe = with_epochs(SMALL, 3)
     return train(recipe, data, tmp_path_factory.mktemp("runs"), report=lambda line: None), data
 
 
@@ -182,6 +183,9 @@ def test_what_is_not_the_complete_cifar10_is_not_recorded(finished, tmp_path):
 def test_recorded_weights_give_the_recorded_accuracy_and_galleries(finished, tmp_path, monkeypatch):
     run, data = finished
     monkeypatch.setattr(report, "CIFAR10_FINGERPRINT", data.fingerprint)
+    with pytest.raises(CourseError, match="batch_size=64"):
+        record(run.folder, data, root=tmp_path)
+    monkeypatch.setitem(RECIPES, "custom_resnet", SMALL)
     folder = record(run.folder, data, root=tmp_path)
     assert folder == tmp_path / "results" / f"{run.folder.name}-3-epochs"  # never mistaken for a run of 24
     recorded = load_run(folder)
@@ -193,11 +197,37 @@ def test_recorded_weights_give_the_recorded_accuracy_and_galleries(finished, tmp
     wrong = json.loads((folder / "gallery.json").read_text())["misclassified"]
     assert set(wrong) <= set(np.flatnonzero(predictions.actual != predictions.predicted).tolist())
 
+    assert load_results(tmp_path).with_weights[0].folder == folder
+    with pytest.raises(CourseError, match="recorded already"):
+        record(folder, root=tmp_path)
+
     content = bytearray((folder / "best.pt").read_bytes())
     content[len(content) // 2] ^= 1
     (folder / "best.pt").write_bytes(content)
     with pytest.raises(CourseError, match="is not the file that"):
         load_model(recorded)
+
+    record(run.folder, root=tmp_path)  # without weights: none of another record stay beside it
+    assert {path.name for path in folder.iterdir()} == set(report.SHARED) - {"gallery.json", "lr_find.json"}
+
+
+def test_what_is_of_another_recipe_than_todays_is_no_result(finished, root, tmp_path, monkeypatch):
+    with pytest.raises(CourseError, match=r"synthetic is not of the complete CIFAR-10"):
+        report.report(finished[1], root=root)
+    today = RECIPES["custom_resnet"]
+    monkeypatch.setitem(RECIPES, "custom_resnet", changed(today, {"lr_max": 0.3}))  # no matter to its range test
+    with pytest.raises(CourseError, match=r"seed0 is of another recipe .*\(lr_max=0.2 \(recipe: 0.3\)\)"):
+        load_results(root)
+    monkeypatch.setitem(RECIPES, "custom_resnet", changed(today, {"batch_size": 256}))
+    shutil.rmtree(root / "results" / FULL)
+    with pytest.raises(CourseError, match=r"seed0-lr-find is of another recipe .*\(batch_size=512\)"):
+        load_results(root)
+    monkeypatch.delitem(RECIPES, "custom_resnet")
+    shutil.rmtree(root / "results" / f"{FULL}-lr-find")
+    with pytest.raises(CourseError, match=r"seed1 is of another recipe .*\(none of its name\)"):
+        load_results(root)
+    shutil.rmtree(root / "results")
+    assert not load_results(root).runs
 
 
 def test_the_command_line_tells_the_faults_and_fails(root, monkeypatch, capsys):

@@ -60,6 +60,15 @@ def test_a_notebook_that_stops_stays_as_it_was(tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("content", [None, "no JSON", "{}", "[]", '{"cells": 1, "nbformat": 4, "nbformat_minor": 5}'])
+def test_what_is_no_notebook_gets_a_sentence(content, tmp_path):
+    path = tmp_path / "n.ipynb"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(CourseError, match=r"n\.ipynb cannot be read as a notebook"):
+        render(path, "synthetic", root=tmp_path)
+
+
 def test_a_notebook_whose_run_or_range_test_is_not_recorded_is_refused_instead_of_trained(tmp_path):
     (tmp_path / "results").mkdir()
     common = f"""

@@ -105,13 +105,11 @@ def run_render(options: argparse.Namespace) -> None:
 
 def run_check(options: argparse.Namespace) -> int:
     from helpers.authoring.grading import grade
-    from helpers.data import load_data
 
-    data = load_data(options.data) if options.data else None
     lines, status = [], 0
     for name in options.run:
         try:
-            graded = grade(settings.named_run(name, options.runs), data)
+            graded = grade(settings.named_run(name, options.runs), options.data)
             print(f"{graded}\n")
             lines.append(graded.line)
             status = max(status, int(not graded.passed))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.checklist import NETWORK_DEMANDS, Demand, assignment, checklist, tolerance
-from helpers.data import Data
+from helpers.checklist import NETWORK_DEMANDS, Demand, assignment, checklist, gallery_checklist, tolerance
+from helpers.data import Data, load_data
 from helpers.errors import CourseError
 from helpers.galleries import predict_test
 from helpers.models import load_model
@@ -53,17 +53,19 @@ class Grade:
         return f"{'pass' if self.passed else 'FAIL':<8} {met}, {reported}: {self.run.folder}"
 
 
-def grade(folder: Path, data: Data | None = None) -> Grade:
-    """Check a finished run; with the images that it was measured on, its accuracy is measured again.
+def grade(folder: Path, source: str | None = None) -> Grade:
+    """Check a finished run; with the source of its images, as `--data` names it, its accuracy is measured again.
 
     Raises CourseError for a folder that cannot be graded.
     """
     run = load_run(folder)
     run.check_finished()
+    data = load_data(source, limit=run.limit) if source else None
     try:
         saved = [(_weights(run), WEIGHTS), (_tables(run), AGREED), (_steps(run), RECORDED), (_reported(run), RECORDED)]
         network = WEIGHTS if saved[0][0].met else RECORDED
         demands = [(d, RECORDED if k >= NETWORK_DEMANDS else network) for k, d in enumerate(checklist(run))]
+        demands += [(demand, RECORDED) for demand in _galleries(run)]
         return Grade(run, saved + demands + ([(_measured(run, data), MEASURED)] if data else []))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CourseError(f"The run folder {folder} is damaged ({error!r}): ask for the complete one.") from error
@@ -117,6 +119,16 @@ def _reported(run: Run) -> Demand:
     evidence = f"summary {reported['test_acc']:.2f} %, confusion matrix {counted:.2f} %, history {of_epoch:.2f} %"
     same = confusion.sum() == images and np.ptp([reported["test_acc"], counted, of_epoch]) <= tolerance(images)
     return Demand("The reported accuracy is that of its epoch, over all test images", bool(same), evidence)
+
+
+def _galleries(run: Run) -> list[Demand]:
+    """The two assignments of ResNet18 ask for them."""
+    if assignment(run.recipe) == "custom_resnet":
+        return []
+    try:
+        return gallery_checklist(run)
+    except CourseError as error:
+        return [Demand("Galleries, and GradCAM of the same images", False, str(error))]
 
 
 def _measured(run: Run, data: Data) -> Demand:

@@ -28,11 +28,16 @@ METADATA = {
 def render(path: Path, data: str, root: Path = REPOSITORY) -> None:
     """Execute a notebook with `data` and the runs of `results/`; then, and only then, write it with its outputs.
 
-    Raises CourseError if a cell fails, as one whose run is not recorded, or takes longer than 15 minutes.
+    Raises CourseError for what is no notebook, and if a cell fails, as one whose run is not recorded, or takes longer
+    than 15 minutes.
     """
-    notebook = nbformat.read(path, as_version=4)
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat has no error of its own for what it stumbles over
+        raise CourseError(f"{path} cannot be read as a notebook ({error}).") from error
     with tempfile.TemporaryDirectory() as runs:
-        shutil.copytree(root / "results", runs, dirs_exist_ok=True)
+        if (root / "results").is_dir():
+            shutil.copytree(root / "results", runs, dirs_exist_ok=True)
         course = {"COURSE_DATA": data, "COURSE_RUNS": runs, "COURSE_FAST": "", "COURSE_RECORDED": "1"}
         options = {"timeout": LONGEST, "extra_arguments": ["--log-level=ERROR"]}  # the kernel's, which warns of itself
         client = NotebookClient(notebook, resources={"metadata": {"path": str(path.parent)}}, **options)

@@ -27,9 +27,9 @@ from helpers import galleries, plots
 from helpers.checkpoints import file_digest, make_folder, save_checkpoint, write_atomically, write_text
 from helpers.data import CIFAR10_FINGERPRINT, SIZE, Data
 from helpers.errors import CourseError
-from helpers.lr_finder import RangeTest, load_lr
+from helpers.lr_finder import RangeTest, load_lr, swept_values
 from helpers.models import load_model, make_model
-from helpers.recipes import RECIPES, Plateau
+from helpers.recipes import RECIPES, Plateau, as_dict, differences, with_epochs
 from helpers.runs import Run, load_own_checkpoint, load_run, with_defaults, write_summary
 from helpers.settings import REPOSITORY
 
@@ -66,18 +66,24 @@ class Results:
         """Of every recipe that was run at full length, the run with the lowest seed."""
         return [runs[0] for runs in self.full.values() if runs]
 
+    @property
+    def with_weights(self) -> list[Run]:
+        """Of every recipe of which a run's weights are recorded too, the first such run."""
+        return list({run.recipe.name: run for run in reversed(self.runs) if "weights" in run.summary}.values())
+
 
 def load_results(root: Path = REPOSITORY) -> Results:
-    """Read `results/`. Raises CourseError for a record that is damaged or of other data than the complete CIFAR-10."""
+    """Read `results/`. Raises CourseError for a record that is damaged or no result, see `_check_result`."""
     full, short, range_tests = {name: [] for name in RECIPES}, [], {}
-    for folder in sorted(path for path in (root / "results").iterdir() if path.is_dir()):
+    for folder in sorted(path for path in (root / "results").glob("*") if path.is_dir()):
         if folder.name.endswith("-lr-find"):
             test = load_lr(folder / "lr_find.json")
+            _check_range_test(test, folder)
             range_tests[test.settings["recipe"]["name"]] = test
             continue
         run = load_run(folder)
         _check_result(run)
-        if run.recipe == RECIPES.get(run.recipe.name):
+        if run.recipe == RECIPES[run.recipe.name]:
             full[run.recipe.name].append(run)
         else:
             short.append(run)
@@ -87,32 +93,59 @@ def load_results(root: Path = REPOSITORY) -> Results:
 
 
 def _check_result(run: Run) -> None:
+    """Raises CourseError unless the run is finished, of today's recipe or it over other epochs, on all of CIFAR-10."""
     run.check_finished()
-    if run.config["data"]["fingerprint"] != CIFAR10_FINGERPRINT:
-        raise CourseError(f"{run.folder} was not trained on the complete CIFAR-10, so it is no result to record.")
+    _check_data(run.config["data"]["fingerprint"], run.folder)
+    own = RECIPES.get(run.recipe.name)
+    if own is None or run.recipe != with_epochs(own, run.recipe.epochs):
+        _refuse_other_recipe(run.folder, differences(run.recipe))
+
+
+def _check_range_test(test: RangeTest, folder: Path) -> None:
+    _check_data(test.settings["data"]["fingerprint"], folder)
+    swept = swept_values(test.settings["recipe"])
+    own = RECIPES.get(swept.get("name"))
+    today = swept_values(as_dict(own)) if own else {}
+    if swept != today:
+        _refuse_other_recipe(folder, [f"{key}={swept.get(key)}" for key in today if swept.get(key) != today[key]])
+
+
+def _check_data(fingerprint: str, source: object) -> None:
+    if fingerprint != CIFAR10_FINGERPRINT:
+        raise CourseError(f"{source} is not of the complete CIFAR-10, and results are.")
+
+
+def _refuse_other_recipe(folder: Path, changes: list[str]) -> None:
+    changed = "; ".join(changes) or "none of its name"
+    raise CourseError(
+        f"{folder} is of another recipe than helpers/recipes.py has today ({changed}): train it again, or take it out "
+        "of results/."
+    )
 
 
 def record(folder: Path, data: Data | None = None, root: Path = REPOSITORY) -> Path:
     """Copy the text files of a finished run or range test into `results/`. Returns their folder.
 
     With `data`, the complete CIFAR-10, its weights too, in half precision, with the digest of their file and the
-    accuracy measured from it in `summary.json`, and the galleries that they give in `gallery.json`. Raises
-    CourseError if the run is unfinished, or was not trained on the complete CIFAR-10.
+    accuracy measured from it in `summary.json`, and the galleries that they give in `gallery.json`. What an earlier
+    record of the same name held is gone. Raises CourseError if it is no result, see `_check_result`.
     """
     name, run = folder.name, None
     if (folder / "lr_find.json").exists():
-        if load_lr(folder / "lr_find.json").settings["data"]["fingerprint"] != CIFAR10_FINGERPRINT:
-            raise CourseError(f"{folder} was not measured on the complete CIFAR-10, so it is no result to record.")
+        _check_range_test(load_lr(folder / "lr_find.json"), folder)
     else:
         run = load_run(folder)
         _check_result(run)
-        own = RECIPES.get(run.recipe.name)
-        if own and run.recipe.epochs != own.epochs:
+        if run.recipe.epochs != RECIPES[run.recipe.name].epochs:
             name += f"-{run.recipe.epochs}-epochs"
-        elif run.recipe != own:
-            raise CourseError(f"{folder} changed its recipe ({'; '.join(run.config['notes'])}): record it by hand.")
+        if data:
+            _check_data(data.fingerprint, data.name)
     target = root / "results" / name
+    if folder.resolve().parent == target.parent.resolve():
+        raise CourseError(f"{folder} is recorded already: name the folder that it was trained in.")
     make_folder(target)
+    for file in (*SHARED, "best.pt"):
+        (target / file).unlink(missing_ok=True)
     for file in SHARED:
         if (folder / file).exists():
             write_text(target / file, (folder / file).read_text(encoding="utf-8"))
@@ -183,7 +216,7 @@ def _expect(results: Results) -> str:
                 # The median, as other work, or a machine that slept, makes single epochs longer.
                 epochs = [float(np.median(run.history["seconds"])) for run in runs if run.provenance == where]
                 minutes = _range([seconds * RECIPES[name].epochs / 60 for seconds in epochs], 0)
-                times.append(f"{minutes} minutes a run ({_range(epochs, 0)} s in its median epoch) on {where}")
+                times.append(f"{minutes} minutes a run, at the {_range(epochs, 0)} s of its median epoch, on {where}")
             lines.append(f"- `{name}`: {seen} % {over}; {'; '.join(times)}.")
     missing = [f"`{name}`" for name, runs in results.full.items() if not runs]
     if missing:
@@ -199,13 +232,12 @@ def _range(values: list[float], digits: int) -> str:
 def _weights(results: Results) -> str:
     """What the recorded weights are good for, beside what the run itself reports."""
     lines = []
-    for run in results.runs:
-        if "weights" in run.summary:
-            from_file, in_run = (run.summary[part]["test_acc"] for part in ("weights", "reported"))
-            lines.append(
-                f"The weights behind these pictures are those of {run.title}, rounded to half precision: test accuracy "
-                f"{from_file:.2f} % from that file, {in_run:.2f} % in the run."
-            )
+    for run in results.with_weights:
+        from_file, in_run = (run.summary[part]["test_acc"] for part in ("weights", "reported"))
+        lines.append(
+            f"The weights behind these pictures are those of {run.title}, rounded to half precision: test accuracy "
+            f"{from_file:.2f} % from that file, {in_run:.2f} % in the run."
+        )
     return "\n".join(lines)
 
 
@@ -321,10 +353,10 @@ def _run_figures(run: Run) -> list[Shown]:
     return [Shown(f"{name}_{kind}", f"{alt}: {run.title}", source, partial(plot, run)) for kind, alt, plot in kinds]
 
 
-def _augmentation_figures(data: Data | None) -> list[Shown]:
+def _augmentation_figures(results: Results, data: Data | None) -> list[Shown]:
     shown = []
     for name, recipe in RECIPES.items():
-        if not name.startswith("published"):
+        if not name.startswith("published") and name in {run.recipe.name for run in results.runs}:
             alt = f"Training images, and what the augmentation of {name} makes of them"
             draw = partial(plots.plot_augmentation, recipe, data) if data else None
             shown.append(Shown(f"{name}_augmentation", alt, recipe.augmentation, draw, photographs=True))
@@ -341,15 +373,14 @@ def _gallery_figures(results: Results, data: Data | None) -> list[Shown]:
         "confused_pairs.png": "The pairs of classes most often confused",
     }
     shown = []
-    for run in results.runs:
-        if "weights" in run.summary:
-            # Asked at most once, and only if a picture is stale: it predicts every test image.
-            gallery = cache(lambda run=run: galleries.make_gallery(run, data, load_model(run)))
-            source = [json.loads((run.folder / "gallery.json").read_text(encoding="utf-8")), run.summary["weights"]]
-            for file, alt in alts.items():
-                draw = (lambda gallery=gallery, file=file: gallery().figures[file]()) if data else None
-                name = f"{run.recipe.name}_{file.removesuffix('.png')}"
-                shown.append(Shown(name, f"{alt}: {run.title}", source, draw, photographs=True))
+    for run in results.with_weights:
+        # Asked at most once, and only if a picture is stale: it predicts every test image.
+        gallery = cache(lambda run=run: galleries.make_gallery(run, data, load_model(run)))
+        source = [json.loads((run.folder / "gallery.json").read_text(encoding="utf-8")), run.summary["weights"]]
+        for file, alt in alts.items():
+            draw = (lambda gallery=gallery, file=file: gallery().figures[file]()) if data else None
+            name = f"{run.recipe.name}_{file.removesuffix('.png')}"
+            shown.append(Shown(name, f"{alt}: {run.title}", source, draw, photographs=True))
     return shown
 
 
@@ -379,7 +410,7 @@ def blocks(results: Results, data: Data | None = None) -> dict[str, list[str | S
         "picture": [replace(picture, width=560) for picture in pictures if picture.name.endswith("_layers")],
         "results": [_results(results), _expect(results)],
         "lr": [_lr(results), *_lr_figures(results)],
-        "augmentation": _augmentation_figures(data),
+        "augmentation": _augmentation_figures(results, data),
         "runs": [
             *(figure for run in results.first for figure in _run_figures(run)),
             _classes(results),
@@ -401,6 +432,8 @@ def report(data: Data | None = None, root: Path = REPOSITORY) -> list[Path]:
     Figures that show images are only drawn with `data`, the complete CIFAR-10. Raises CourseError if they are
     needed and not given, and for a README whose markers are damaged.
     """
+    if data:
+        _check_data(data.fingerprint, data.name)
     made = blocks(load_results(root), data)
     readme = root / "README.md"
     old = readme.read_text(encoding="utf-8")
