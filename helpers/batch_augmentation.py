@@ -53,6 +53,9 @@ def coarse_dropout(
 ) -> Tensor:
     if tuple(num_holes_range) != (1, 1):
         raise ValueError(num_holes_range)
+    for size, lengths in zip(images.shape[2:], (hole_height_range, hole_width_range), strict=True):
+        if not all(type(length) is int and 1 <= length <= size for length in lengths):  # there: a share of the image
+            raise ValueError(lengths)
     inside = [
         _span(draw, size, *lengths)
         for size, lengths in zip(images.shape[2:], (hole_height_range, hole_width_range), strict=True)

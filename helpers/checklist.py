@@ -202,7 +202,7 @@ def _peak(run: Run, model: nn.Module) -> tuple[bool, str]:
     lr = run.steps["lr"]
     if not isinstance(run.recipe.schedule, OneCycle):
         return False, f"the schedule is {type(run.recipe.schedule).__name__}"
-    peak = (int(np.argmax(lr)) + 1) * len(run.history["epoch"]) / len(lr)
+    peak = int(np.flatnonzero(lr == lr.max())[-1] + 1) * len(run.history["epoch"]) / len(lr)  # a step or a whole epoch
     met = abs(peak - 5) < 1e-9 and np.isclose(lr.max(), run.recipe.schedule.lr_max)
     return bool(met), f"highest LR {lr.max():.4g} in the last step of epoch {peak:g}"
 
@@ -213,22 +213,43 @@ def _no_annihilation(run: Run, model: nn.Module) -> tuple[bool, str]:
 
 
 def _transforms(*wanted: tuple[str, dict]) -> Check:
-    """Whether the pipeline has each of these once, with these arguments, and able to act; padding and crop always."""
+    """Whether the pipeline has each of these once, with these arguments, and able to act; padding and crop always.
+
+    A limit of one number means from its negative to it, as in albumentations.
+    """
 
     def check(run: Run, model: nn.Module) -> tuple[bool, str]:
         pipeline = run.recipe.augmentation
         names = [name for name, _ in pipeline]
         chance = {name: arguments.get("p", 1.0 if name in CROPPING else 0.5) for name, arguments in pipeline}
-        met = all(
+        given = {name: {key: _both_ways(key, v) for key, v in arguments.items()} for name, arguments in pipeline}
+        other = [
+            f"{name} with {key} {given[name].get(key)}, not {value}"
+            for name, arguments in wanted
+            for key, value in arguments.items()
+            if name in given and given[name].get(key) != value
+        ]
+        met = not other and all(
             names.count(name) == 1
-            and all(dict(pipeline)[name].get(key) == value for key, value in arguments.items())
             and (chance[name] == 1 if name in CROPPING else chance[name] > 0)
+            and _acts(name, given[name])
             for name, arguments in wanted
         )
         met &= [name for name in names if name in CROPPING] == [name for name, _ in wanted if name in CROPPING]
-        return met, " → ".join(name + f" (p {chance[name]:g})" * (chance[name] < 1) for name in names) or "none"
+        listed = " → ".join(name + f" (p {chance[name]:g})" * (chance[name] < 1) for name in names) or "none"
+        return met, "; ".join((listed, *other))
 
     return check
+
+
+def _both_ways(key: str, value: object) -> object:
+    return (-value, value) if key.endswith("limit") and isinstance(value, int | float) else value
+
+
+def _acts(name: str, arguments: dict) -> bool:
+    """Whether some limit is not zero; one that is not given has its default, which is not."""
+    limits = [arguments.get(key) for key in LIMITS.get(name, ())]
+    return not limits or any(limit is None or any(limit) for limit in limits)
 
 
 def _cutout(size: int) -> tuple[str, dict]:
@@ -237,6 +258,7 @@ def _cutout(size: int) -> tuple[str, dict]:
 
 
 CROPPING = ("PadIfNeeded", "RandomCrop")
+LIMITS = {"Rotate": ("limit",), "HueSaturationValue": ("hue_shift_limit", "sat_shift_limit", "val_shift_limit")}
 PAD_CROP = (("PadIfNeeded", {"min_height": 40, "min_width": 40}), ("RandomCrop", {"height": 32, "width": 32}))
 
 

@@ -55,7 +55,7 @@ class Convolution3x3(torch.autograd.Function):
 def _convolve(maps: Tensor, weight: Tensor) -> Tensor:
     count, _, height, width = maps.shape
     rows = _neighbourhoods(maps) @ weight.permute(2, 3, 1, 0).flatten(0, 2)
-    return rows.view(count, height, width, -1).permute(0, 3, 1, 2)
+    return rows.view(count, height, width, len(weight)).permute(0, 3, 1, 2)  # a process's share may have no maps
 
 
 def _neighbourhoods(maps: Tensor) -> Tensor:

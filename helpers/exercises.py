@@ -21,6 +21,7 @@ class Exercise:
     hint: str  # for a wrong answer of no known kind
     mistakes: tuple[tuple[str, np.ndarray], ...]  # the sentence that helps, the wrong answer that calls for it
     tolerance: float = 1e-5  # in units of the largest true value
+    relative: bool = False  # in units of each true value
 
 
 def check(name: str, answer: object) -> None:
@@ -51,15 +52,19 @@ def find_problem(exercise: Exercise, answer: object) -> str:
             return sentence
     if given.shape != truth.shape:
         return f"{wanted} is asked for, yours is {_shape(given)}. {exercise.hint}"
-    off = np.abs(given - truth) <= exercise.tolerance * np.abs(truth).max()
-    where = tuple(int(i) for i in np.argwhere(~off)[0])
+    off = ~_near(given, truth, exercise)
+    where = tuple(int(i) for i in np.argwhere(off)[0])
     place = f" The first is at index {where[0] if len(where) == 1 else where}." if where else ""
-    return f"{int((~off).sum())} of {off.size} values are not right.{place} {exercise.hint}"
+    return f"{int(off.sum())} of {off.size} values are not right.{place} {exercise.hint}"
 
 
 def _close(given: np.ndarray, other: np.ndarray, exercise: Exercise) -> bool:
-    distance = exercise.tolerance * np.abs(exercise.truth).max()
-    return given.shape == other.shape and bool((np.abs(given - other) <= distance).all())  # NaN is never close
+    return given.shape == other.shape and bool(_near(given, other, exercise).all())
+
+
+def _near(given: np.ndarray, other: np.ndarray, exercise: Exercise) -> np.ndarray:
+    unit = np.abs(other) if exercise.relative else np.abs(exercise.truth).max()
+    return np.abs(given - other) <= exercise.tolerance * unit  # NaN never is
 
 
 def _shape(values: np.ndarray) -> str:
@@ -94,6 +99,7 @@ def sweep() -> Exercise:
              np.geomspace(start, end, steps, endpoint=False)),
             ("np.logspace takes exponents: 1e-6 is 10 to the power of -6.", np.logspace(start, end, steps)),
         ),
+        relative=True,
     )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from helpers.schedules import make_schedule, momentum_of
 from helpers.tensorboard_log import open_log
 
 EVALUATION_BATCH = 500
+CHANGE = "by --set, or in a notebook by recipes.changed"  # how a user lowers what is too large
 PROGRESS = {  # what is read of `last.pt` beside weights, states and history, see `checkpoints.check_shape`
     "epoch": int,
     "steps": [dict.fromkeys(runs.STEP_COLUMNS, float)],
@@ -68,12 +69,27 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
 def make_loaders(recipe: Recipe, data: Data, seed: int, device: Device) -> dict[str, DataLoader | ResidentBatches]:
     """Loaders of "train" (augmented, shuffled), "val" if the recipe holds images out, and "test"."""
     if recipe.validation_images >= len(data.train):
-        raise CourseError(f"validation_images={recipe.validation_images} leaves none of {len(data.train)} to train on.")
+        raise CourseError(
+            f"validation_images={recipe.validation_images} leaves none of {len(data.train)} images to train on: "
+            f"lower it, {CHANGE}."
+        )
     val, train = stratified_split(data.train.labels, recipe.validation_images, seed=seed)
     if recipe.batch_size > len(train):
         raise CourseError(
-            f"batch_size={recipe.batch_size} is larger than the training set ({len(train)} images): "
-            "use more images or --set batch_size=..."
+            f"batch_size={recipe.batch_size} is larger than the training set ({len(train)} images): use more, or "
+            f"lower batch_size{' or validation_images' * bool(len(val))}, {CHANGE}."
+        )
+    held_out, kept = (set(data.train.labels[part].tolist()) for part in (val, train))
+    if gone := held_out - kept:
+        raise CourseError(
+            f"validation_images={recipe.validation_images} takes every training image of {data.classes[min(gone)]}: "
+            f"lower it, {CHANGE}."
+        )
+    last = len(train) % recipe.batch_size or recipe.batch_size
+    if recipe.sync_batchnorm and last < distributed.WORLD_SIZE:  # torch would gather values of several types
+        raise CourseError(
+            f"sync_batchnorm=True needs an image of every batch for each process, and the last batch has {last} for "
+            f"{distributed.WORLD_SIZE}: start fewer, or change validation_images."
         )
     make = _loader_maker(recipe, data, device)
     loaders = {

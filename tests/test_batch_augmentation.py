@@ -118,6 +118,9 @@ def test_pixels_of_every_recipe_have_the_means_and_deviations_of_theirs(name):
     assert np.abs(ours.std(axis=0) - deviation).max() < 0.15 * deviation.max() + 1.5
 
 
+ONE = {"num_holes_range": (1, 1)}
+
+
 def test_every_recipe_can_be_augmented_and_the_unknown_is_told():
     assert all(can_augment(recipe.augmentation) for recipe in RECIPES.values())
     for name, arguments in (
@@ -126,6 +129,8 @@ def test_every_recipe_can_be_augmented_and_the_unknown_is_told():
         ("RandomCrop", {"height": 40, "width": 40}),  # of images of 32x32
         ("PadIfNeeded", {"min_height": 128, "min_width": 128, "border_mode": "BORDER_REFLECT_101"}),
         ("CoarseDropout", {"num_holes_range": (1, 3), "hole_height_range": (8, 8), "hole_width_range": (8, 8)}),
+        ("CoarseDropout", {**ONE, "hole_height_range": (0.25, 0.25), "hole_width_range": (8, 8)}),  # a share of 32
+        ("CoarseDropout", {**ONE, "hole_height_range": (8, 8), "hole_width_range": (8, 40)}),
         ("Rotate", {"limit": (-5, 5), "border_mode": "BORDER_CONSTANT"}),
     ):
         assert not can_augment(((name, arguments),))

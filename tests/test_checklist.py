@@ -68,6 +68,12 @@ def test_a_range_test_of_another_seed_will_do(tmp_path):
     assert "this recipe and data, seed 0, found 0.003 and 0.2" in {d.text: d.evidence for d in checklist(run)}[FOUND]
 
 
+def test_the_peak_of_a_schedule_that_is_stepped_once_an_epoch_is_that_epoch(tmp_path):
+    staircase = np.repeat(np.interp(np.arange(24), [0, 4, 23], [0.003, 0.2, 0.003]), 98)
+    run = make_run(tmp_path / "run", curve=lambda lr: staircase)
+    assert failing(run) == []
+
+
 def without(name):
     return dataclasses.replace(CUSTOM, augmentation=tuple(t for t in CUSTOM.augmentation if t[0] != name))
 
@@ -139,15 +145,26 @@ def turned(recipe, degrees):
     return dataclasses.replace(recipe, augmentation=(*rest, (name, arguments | {"limit": (-degrees, degrees)})))
 
 
-def with_chance(recipe, transform, p):
-    pipeline = (
-        (name, arguments | {"p": p} if name == transform else arguments) for name, arguments in recipe.augmentation
-    )
+def with_values(recipe, transform, **values):
+    pipeline = ((name, arguments | (values if name == transform else {})) for name, arguments in recipe.augmentation)
     return dataclasses.replace(recipe, augmentation=tuple(pipeline))
 
 
+def with_chance(recipe, transform, p):
+    return with_values(recipe, transform, p=p)
+
+
 _pad, _crop, *_rest = PLATEAU["layer"].augmentation
+NO_SHIFT = {"hue_shift_limit": 0, "sat_shift_limit": (0, 0), "val_shift_limit": 0}
 CROP_FIRST, HOLE_TWICE = (_crop, _pad, *_rest), (_pad, _crop, _rest[0], *_rest)
+
+
+def test_a_limit_of_one_number_is_the_same_and_another_one_is_named(tmp_path):
+    run = make_plateau_run(tmp_path / "run", with_values(PLATEAU["layer"], "Rotate", limit=5))
+    assert failing(run) == []
+    other = make_plateau_run(tmp_path / "other", with_values(PLATEAU["layer"], "Rotate", limit=15))
+    (told,) = [demand.evidence for demand in checklist(other) if not demand.met]
+    assert told.endswith("; Rotate with limit (-15, 15), not (-5, 5)")
 
 
 def test_custom_resnet_on_a_plateau_is_told_what_it_misses(tmp_path):
@@ -170,6 +187,9 @@ def test_brief_that_was_not_kept_is_told(tmp_path):
     [
         ({"recipe": turned(PLATEAU["layer"], 15)}, "RandomCrop 32"),
         ({"recipe": dataclasses.replace(PLATEAU["layer"], augmentation=())}, "RandomCrop 32"),
+        ({"recipe": with_values(PLATEAU["batch"], "Rotate", limit=(0, 0))}, "Albumentations"),
+        ({"recipe": with_values(PLATEAU["batch"], "Rotate", limit=0)}, "Albumentations"),
+        ({"recipe": with_values(PLATEAU["batch"], "HueSaturationValue", **NO_SHIFT)}, "Albumentations"),
         ({"recipe": dataclasses.replace(PLATEAU["batch"], augmentation=())}, "Albumentations"),
         ({"recipe": with_chance(PLATEAU["batch"], "Rotate", 0.0)}, "Albumentations"),
         ({"recipe": with_chance(PLATEAU["batch"], "CoarseDropout", 0.0)}, "Albumentations"),

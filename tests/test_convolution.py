@@ -9,9 +9,11 @@ from helpers.recipes import RECIPES
 
 def test_it_is_the_convolution():
     torch.manual_seed(0)
-    for height, width in ((4, 4), (3, 5), (1, 2)):
-        maps, weight = torch.randn(2, 3, height, width), torch.randn(5, 3, 3, 3)
-        torch.testing.assert_close(convolution.Convolution3x3.apply(maps, weight), F.conv2d(maps, weight, padding=1))
+    for count, height, width in ((2, 4, 4), (2, 3, 5), (2, 1, 2), (0, 4, 4)):
+        maps, weight = torch.randn(count, 3, height, width, requires_grad=True), torch.randn(5, 3, 3, 3)
+        made = convolution.Convolution3x3.apply(maps, weight.requires_grad_())
+        torch.testing.assert_close(made, F.conv2d(maps, weight, padding=1))
+        assert [g.shape for g in torch.autograd.grad(made.sum(), (maps, weight))] == [maps.shape, weight.shape]
 
 
 def test_its_gradients_are_those_of_finite_differences():

@@ -28,6 +28,8 @@ WRONG = {
         ("np.linspace(1e-6, 1, 61)", "multiply"),
         ("1e-6 * 1e6 ** (np.arange(61) / 61)", "falls short"),
         ("np.logspace(1e-6, 1, 61)", "power"),
+        ("1e-6 + 1e-6 * 1e6 ** (np.arange(61) / 60)", "51 of 61 values are not right. The first is at index 0."),
+        ("np.round(np.geomspace(1e-6, 1, 61), 5)", "not right"),
         ("np.geomspace(1e-6, 1, 60)", "shape (61,) is asked for, yours is an array of shape (60,)"),
     ),
     "bounds": (

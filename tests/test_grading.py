@@ -70,6 +70,10 @@ def test_class_of_three_of_whom_one_violates_the_assignment(kept, tmp_path, caps
     assert [line[2:10] for line in failed] == ["Softmax ", "No annih"]
     assert out.splitlines()[-1] == f"FAIL     13 of 15 demands, custom_resnet, 93.00 %: {violating}"
 
+    assert main(["check", *map(str, sorted(kept.parent.iterdir()))]) == 0  # its range test beside it
+    assert capsys.readouterr().out.splitlines()[-1].startswith("pass")
+    assert main(["check", f"{kept}-lr-find"]) == 2 and "is a range test: name" in capsys.readouterr().err
+
     (second / "summary.json").unlink()
     assert main(["check", str(second), str(violating), str(tmp_path / "nowhere"), str(kept)]) == 2
     lines = capsys.readouterr().out.splitlines()[-4:]

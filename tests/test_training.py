@@ -219,12 +219,22 @@ def test_validation_images_are_held_out(data, tmp_path):
     [
         ({"batch_size": 71}, r"batch_size=71 is larger than the training set \(70 images\)"),
         ({"validation_images": 70}, "validation_images=70 leaves none"),
+        ({"validation_images": 64, "batch_size": 6}, "validation_images=64 takes every training image of"),
     ],
 )
 def test_impossible_requests_leave_nothing_behind(data, tmp_path, values, sentence):
     with pytest.raises(CourseError, match=sentence):
         training.train(small(**values), data, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_too_small_for_synchronised_batchnorm_is_refused(data, monkeypatch):
+    recipe = small(sync_batchnorm=True, batch_size=32)  # 70 images: 32, 32, 6
+    monkeypatch.setattr(training.distributed, "WORLD_SIZE", 6)
+    assert len(training.make_loaders(recipe, data, 0, training.pick_device())["train"]) == 3
+    monkeypatch.setattr(training.distributed, "WORLD_SIZE", 7)
+    with pytest.raises(CourseError, match="the last batch has 6 for 7: start fewer"):
+        training.make_loaders(recipe, data, 0, training.pick_device())
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoint(data, tmp_path):
@@ -272,7 +282,8 @@ def plateau(data, tmp_path_factory):
     """Four epochs on which the learning rate falls after every epoch that is not better than the best so far."""
     recipe = changed(
         with_epochs(get_recipe("resnet18_layernorm"), 4),
-        {"batch_size": 25, "validation_images": 20, "patience": 0, "factor": 0.5, "ema_decay": 0.9, "dropout": 0.3},
+        {"batch_size": 25, "validation_images": 20, "patience": 0, "factor": 0.5, "ema_decay": 0.9, "dropout": 0.3}
+        | {"threshold": 0.6},  # so large that some better epochs are not better enough
     )
     lines = []
     return training.train(recipe, data, tmp_path_factory.mktemp("runs"), report=lines.append), lines, recipe
@@ -280,11 +291,11 @@ def plateau(data, tmp_path_factory):
 
 def test_plateau_run_follows_its_monitored_values(plateau):
     run, lines, recipe = plateau
-    lr, best, expected = recipe.schedule.lr, -1.0, []
+    lr, best, expected, better = recipe.schedule.lr, -1.0, [], 1 + recipe.schedule.threshold
     for epoch, accuracy in enumerate(run.history["val_acc"], start=1):
         expected.append(lr)
         if epoch >= recipe.schedule.warmup_epochs:
-            lr, best = (lr, accuracy) if accuracy > best * (1 + 1e-4) else (lr * recipe.schedule.factor, best)
+            lr, best = (lr, accuracy) if accuracy > best * better else (lr * recipe.schedule.factor, best)
     np.testing.assert_allclose(run.history["lr"], expected, rtol=1e-6)
     drops = np.flatnonzero(np.diff([*expected, lr]) < 0) + 1
     logged = [int(line.split()[1].rstrip(":")) for line in lines if "reducing learning rate of group 0" in line]

@@ -106,10 +106,14 @@ def run_render(options: argparse.Namespace) -> None:
 def run_check(options: argparse.Namespace) -> int:
     from helpers.authoring.grading import grade
 
+    folders = [settings.named_run(name, options.runs) for name in options.run]
+    runs = [folder for folder in folders if not (folder / "lr_find.json").exists()]  # that is looked at with its run
+    if not runs:
+        raise CourseError(f"{folders[0]} is a range test: name the folder of the run beside it.")
     lines, status = [], 0
-    for name in options.run:
+    for folder in runs:
         try:
-            graded = grade(settings.named_run(name, options.runs), options.data)
+            graded = grade(folder, options.data)
             print(f"{graded}\n")
             lines.append(graded.line)
             status = max(status, int(not graded.passed))

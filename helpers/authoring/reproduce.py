@@ -25,7 +25,7 @@ def reproduce(data: Data, folder: Path) -> None:
     plan = [(RECIPES[name], seed) for name in dict.fromkeys((*SEEDS, *RECIPES)) for seed in range(SEEDS.get(name, 1))]
     test = lr_finder.find_lr(RECIPES["custom_resnet"], data, folder)
     print(f"{test.title}: LRMIN {test.lr_min:g}, LRMAX {test.lr_max:g}")
-    finished = [lr_finder.lr_find_folder(folder, RECIPES["custom_resnet"], data, 0)]
+    _record(lr_finder.lr_find_folder(folder, RECIPES["custom_resnet"], data, 0), data)
     for number, (recipe, seed) in enumerate(plan, start=1):
         title = f"Run {number} of {len(plan)}: {recipe.name}, seed {seed}"
 
@@ -34,14 +34,18 @@ def reproduce(data: Data, folder: Path) -> None:
             if line.startswith("EPOCH"):
                 print(f"[{title}; {time_left(plan, data, folder)}]", flush=True)
 
-        finished.append(train(recipe, data, folder, seed=seed, report=log).folder)
+        run = train(recipe, data, folder, seed=seed, report=log)
+        # Of one run the weights too: notebook 04 and the galleries look at them.
+        _record(run.folder, data, weights=(recipe.name, seed) == ("custom_resnet", 0))
     if data.fingerprint != CIFAR10_FINGERPRINT:
         print(f"Trained on {data.name} and not on the complete CIFAR-10: results/ and README.md stay as they are.")
         return
-    weights = run_folder(folder, RECIPES["custom_resnet"], data, 0)  # what notebook 04 and the galleries look at
-    for each in finished:
-        print(f"Recorded: {record(each, data if each == weights else None)}")
     print("Written:", *report(data))
+
+
+def _record(folder: Path, data: Data, weights: bool = False) -> None:
+    if data.fingerprint == CIFAR10_FINGERPRINT:
+        print(f"Recorded: {record(folder, data if weights else None)}")
 
 
 def time_left(plan: Plan, data: Data, folder: Path) -> str:
