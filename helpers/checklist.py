@@ -20,7 +20,7 @@ from helpers.recipes import RECIPES, OneCycle, Plateau, Recipe
 from helpers.runs import Run, load_own_checkpoint, with_defaults
 
 GALLERY = {  # what is read of a `gallery.json`, see `checkpoints.check_shape`
-    **{"correct": [int], "misclassified": [int], "gradcam": [int]},
+    **{"correct": [int], "misclassified": [int], "gradcam": [int], "gradcam_correct": [int]},
     **{"map_size": [int], "accuracy": float, "method": str, "layer": str},
 }
 Check = Callable[[Run, nn.Module], tuple[bool, str]]  # whether a demand is met, and how that can be seen
@@ -82,7 +82,8 @@ def gallery_checklist(run: Run) -> list[Demand]:
     path = run.folder / "gallery.json"
     try:
         made = read_json(path, GALLERY)
-        correct, wrong, explained = (set(made[kind]) for kind in ("correct", "misclassified", "gradcam"))
+        correct, wrong = set(made["correct"]), set(made["misclassified"])
+        explained, explained_too = set(made["gradcam"]), set(made["gradcam_correct"])
         (height, width), accuracy = made["map_size"], made["accuracy"]
         fine = min(height, width) >= COARSEST
         where = f"{made['method']} of {made['layer']}, {height}x{width}"
@@ -92,13 +93,15 @@ def gallery_checklist(run: Run) -> list[Demand]:
         ) from error
     wanted = gallery_size(run.recipe)
     demands = [Demand(f"{wanted} misclassified images", len(wrong) >= wanted, f"{len(wrong)} shown")]
+    same, evidence = explained == wrong != set(), f"{len(explained & wrong)} of the {len(wrong)} misclassified images"
     if wanted == 25:  # the BatchNorm assignment
         demands = [Demand(f"{wanted} correct images", len(correct) >= wanted, f"{len(correct)} shown"), *demands]
-    same = f"{len(explained & wrong)} of the {len(wrong)} misclassified images are explained"
+        same &= explained_too == correct
+        evidence += f" and {len(explained_too & correct)} of the {len(correct)} correct ones"
     reported, images = run.summary["reported"]["test_acc"], run.config["data"]["test_images"]
     return [
         *demands,
-        Demand("GradCAM of the same images", len(wrong) > 0 and explained == wrong, same),
+        Demand("GradCAM of the same images", same, f"{evidence} are explained"),
         Demand("GradCAM on maps of at least 5x5", fine, where),
         Demand(
             "Chosen from the whole test set, by the network that was reported",

@@ -92,6 +92,8 @@ def load_data(source: str = "cifar10", *, limit: int | None = None) -> Data:
         except (OSError, RuntimeError, ValueError) as error:  # too long, an unknown ~user, a NUL
             raise CourseError(f"{source[:100]!r} cannot be a data folder ({error}).") from error
         data = _load_folder(folder)
+        if data.name == "synthetic" or (data.name == "cifar10" and data.fingerprint != CIFAR10_FINGERPRINT):
+            data = replace(data, notes=(f"a folder of that name, not the {data.name} of the course", *data.notes))
     if limit is None or limit >= max(len(data.train), len(data.test)):
         return data
     return _limited(data, limit)

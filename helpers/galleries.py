@@ -30,8 +30,12 @@ ORDERS = {
 }
 MOST = 100  # images in a figure
 DPI = 80  # in a notebook, which such pictures would make heavy; files have more
-PICTURES = ("correct.png", "misclassified.png", "gradcam.png", "gradcam_layers.png", "confused_pairs.png")
+PICTURES = (
+    *("correct.png", "misclassified.png", "gradcam.png", "gradcam_correct.png", "gradcam_layers.png"),
+    "confused_pairs.png",
+)
 TITLES = {"gradcam": "GradCAM", "gradcam++": "GradCAM++"}
+HEAT = "dark is a map's minimum, bright its maximum; all dark: nothing speaks for the class."
 
 
 @dataclass(frozen=True)
@@ -155,19 +159,23 @@ def _percent(confidence: float) -> str:
 def plot_gradcam(
     run: Run, data: Data, model: nn.Module, selection: Selection, layer: str | None = None, method: str = "gradcam"
 ) -> Figure:
-    """Each selected image beside its heatmaps: what speaks for the predicted class, and what for the actual one."""
-    figure, axes = _grid(selection, 2, 3, 1.25, 0.38)
+    """Each selected image beside its heatmaps: what speaks for the predicted class, and what for the actual one.
+
+    If all are classified correctly, that is one class and one heatmap.
+    """
+    classes = {"predicted": selection.predicted, "actual": selection.actual}
+    if np.array_equal(*classes.values()):
+        del classes["predicted"]
+    figure, axes = _grid(selection, 4 - len(classes), 1 + len(classes), 1.25, 0.38)
     name, (height, width) = pick_layer(model, layer)
     images, inputs = _images(data, selection)
-    predicted, actual = (
-        heatmaps(model, inputs, classes, name, method) for classes in (selection.predicted, selection.actual)
-    )
+    heat = {kind: heatmaps(model, inputs, labels, name, method) for kind, labels in classes.items()}
     names = _names(data)
-    for k, panels in enumerate(axes[: len(selection)]):
-        plots.show_image(panels[0], images[k], f"{_percent(selection.confidence[k])}\nconfident")
-        _show_heat(panels[1], images[k], predicted[k], f"for predicted\n{names[selection.predicted[k]]}")
-        _show_heat(panels[2], images[k], actual[k], f"for actual\n{names[selection.actual[k]]}")
-    where = f"{TITLES[method]} of {name}, {height}x{width} positions; dark is a map's minimum, bright its maximum."
+    for k, (first, *others) in enumerate(axes[: len(selection)]):
+        plots.show_image(first, images[k], f"{_percent(selection.confidence[k])}\nconfident")
+        for panel, kind in zip(others, classes, strict=True):
+            _show_heat(panel, images[k], heat[kind][k], f"for {kind}\n{names[classes[kind][k]]}")
+    where = f"{TITLES[method]} of {name}, {height}x{width} positions; {HEAT}"
     return plots.label_run(figure, run, f"{selection.title}. {where}")
 
 
@@ -184,7 +192,7 @@ def plot_gradcam_layers(
     for column, (name, (height, width)) in enumerate(sizes.items(), start=1):
         for k, heat in enumerate(heatmaps(model, inputs, selection.predicted, name, method)):
             _show_heat(axes[k][column], images[k], heat, f"{name}\n{height}x{width}" if k == 0 else "")
-    where = f"{TITLES[method]} of every layer, for the predicted class; dark is a map's minimum, bright its maximum."
+    where = f"{TITLES[method]} of every layer, for the predicted class; {HEAT}"
     return plots.label_run(figure, run, f"{selection.title}. {where}")
 
 
@@ -249,7 +257,10 @@ def make_gallery(
     correct, wrong = (select(predictions, correct=kind, count=count, order=order) for kind in (True, False))
     figures = {}
     if len(correct):
-        figures["correct.png"] = lambda: plot_gallery(run, data, correct)
+        figures |= {
+            "correct.png": lambda: plot_gallery(run, data, correct),
+            "gradcam_correct.png": lambda: plot_gradcam(run, data, model, correct, name, method),
+        }
     if len(wrong):
         figures |= {
             "misclassified.png": lambda: plot_gallery(run, data, wrong),
@@ -261,6 +272,7 @@ def make_gallery(
         "correct": correct.indices.tolist(),
         "misclassified": wrong.indices.tolist(),
         "gradcam": wrong.indices.tolist(),
+        "gradcam_correct": correct.indices.tolist(),
         "order": order,
         "layer": name,
         "map_size": size,

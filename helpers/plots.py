@@ -84,8 +84,8 @@ def _write(ax: Axes, text: str, at: tuple, dx: float = 0, dy: float = 0, **style
     ax.annotate(text, at, xytext=(dx, dy), textcoords="offset points", **{"fontsize": 9, **style})
 
 
-def plot_triangular(lr_min: float, lr_max: float, step_size: int, cycles: int = 2) -> Figure:
-    """The triangular cyclic learning rate of Smith (2015), its two bounds as dashed lines."""
+def plot_triangular(lr_min: float, lr_max: float, step_size: int, cycles: int = 2, found_by: str = "") -> Figure:
+    """The triangular cyclic learning rate of Smith (2015), its two bounds as dashed lines, and what they come from."""
     iterations = np.linspace(0, 2 * step_size * cycles, 400 * cycles + 1)
     figure, ax = plt.subplots(figsize=(7, 3))
     ax.plot(iterations, triangular(iterations, step_size, lr_min, lr_max), color=COLOURS["lr"])
@@ -94,7 +94,8 @@ def plot_triangular(lr_min: float, lr_max: float, step_size: int, cycles: int = 
         _write(ax, f"{name} {bound:g}", (1.01, bound), xycoords=("axes fraction", "data"), va="center", color=GREY)
     ax.set(xlabel="iteration", ylabel="learning rate", xlim=(0, iterations[-1]))
     ax.set_xticks(np.arange(0, 2 * cycles + 1) * step_size)
-    return _label(figure, f"Triangular cyclic learning rate · step size {step_size} iterations")
+    title = f"Triangular cyclic learning rate · step size {step_size} iterations"
+    return _label(figure, title, found_by and f"bounds: {found_by}")
 
 
 def plot_range_test(result: RangeTest) -> Figure:
@@ -120,18 +121,18 @@ def plot_range_test(result: RangeTest) -> Figure:
 def plot_schedule(run: Run) -> Figure:
     """Learning rate and momentum of every optimizer step of the run, as the optimizer had them."""
     run.check_begun()
-    epoch = (run.steps["step"] + 1) * len(run.history["epoch"]) / len(run.steps["step"])
+    iteration, an_epoch = run.steps["step"] + 1, len(run.steps["step"]) // len(run.history["epoch"])
     figure, ax = plt.subplots(figsize=(8, 3.4))
-    ax.plot(epoch, run.steps["lr"], color=COLOURS["lr"])
+    ax.plot(iteration, run.steps["lr"], color=COLOURS["lr"])
     scale = "log" if isinstance(run.recipe.schedule, Plateau) else "linear"
-    ax.set(xlabel="epoch", xlim=(0, run.recipe.epochs), yscale=scale)
+    ax.set(xlabel=f"iteration, {an_epoch} an epoch", xlim=(0, run.recipe.epochs * an_epoch), yscale=scale)
     ax.set_ylabel("learning rate", color=COLOURS["lr"])
     lr, peak = run.steps["lr"], int(np.argmax(run.steps["lr"]))
     labels = [(0, 3, -12, "left"), (peak, 0, 5, "center"), (-1, 0, -12, "right")]
     if scale == "log":  # the start of the warm-up, its end, and every step down
         labels = [(step, 4, 6, "left") for step in (0, peak, *(np.flatnonzero(lr[1:] < lr[:-1]) + 1))]
     for step, dx, dy, side in labels:
-        _write(ax, f"{lr[step]:.3g}", (epoch[step], lr[step]), dx, dy, ha=side, color=COLOURS["lr"])
+        _write(ax, f"{lr[step]:.3g}", (iteration[step], lr[step]), dx, dy, ha=side, color=COLOURS["lr"])
     ax.margins(y=0.15)
     momentum = run.steps["momentum"]
     if np.ptp(momentum) == 0:  # a second axis would only cross the curve
@@ -139,7 +140,7 @@ def plot_schedule(run: Run) -> Figure:
         _write(ax, f"momentum {momentum[0]:g}", (1, 1), -4, -4, **corner, color=COLOURS["momentum"])
     else:
         twin = ax.twinx()
-        twin.plot(epoch, momentum, color=COLOURS["momentum"], linestyle="--", linewidth=1.3)
+        twin.plot(iteration, momentum, color=COLOURS["momentum"], linestyle="--", linewidth=1.3)
         twin.set_ylabel("momentum", color=COLOURS["momentum"])
         twin.grid(False)
         twin.spines["right"].set_visible(True)

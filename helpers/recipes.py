@@ -332,7 +332,7 @@ RECIPES = {  # in the order in which results are shown: ours, then the published
             epochs=50,
             batch_size=64,
             model="resnet18",
-            augmentation=(
+            augmentation=(  # contrast's limit and chance, and what fills the hole, were not published
                 ("RandomBrightnessContrast", {"brightness_limit": 0, "contrast_limit": 0.2, "p": 0.5}),
                 _cutout(16, p=0.75),
                 ("HorizontalFlip", {"p": 0.5}),
@@ -348,7 +348,7 @@ RECIPES = {  # in the order in which results are shown: ours, then the published
             batch_size=128,
             model="resnet18",
             dropout=0.05,
-            augmentation=(  # the limits were not published: these are moderate ones
+            augmentation=(  # only the transforms' names were published: these limits and chances are moderate ones
                 ("HorizontalFlip", {"p": 0.5}),
                 ("Rotate", {"limit": (-15, 15), "border_mode": "BORDER_REFLECT_101", "p": 0.5}),
                 ("HueSaturationValue", {"p": 0.5}),
@@ -366,7 +366,7 @@ RECIPES = {  # in the order in which results are shown: ours, then the published
                 batch_size=256,
                 model="resnet18",
                 norm=norm,
-                augmentation=_CROP_CUTOUT_ROTATE,
+                augmentation=_CROP_CUTOUT_ROTATE,  # border, fill and chances were not published
                 momentum=0.9,
                 schedule=Plateau(lr=0.01, monitor="test_acc", factor=0.8, patience=5),
                 select="test_acc",

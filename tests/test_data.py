@@ -606,14 +606,16 @@ def test_altered_batch_is_unpacked_again_and_never_unpickled(official, name, tmp
     assert not (tmp_path / "sprung").exists()
 
 
-def test_archive_and_png_folder_of_the_same_pictures_give_the_same_data(official, tmp_path):
+def test_archive_and_png_folder_of_the_same_pictures_give_the_same_data(official, tmp_path, monkeypatch):
     archive, images, labels, names = official
     place(archive)
     splits = {
         part: {name: list(images[rows][labels[rows] == k]) for k, name in enumerate(names)}
         for part, rows in (("train", slice(0, 20)), ("test", slice(20, 24)))
     }
-    assert_same_data(load_data("cifar10"), load_data(str(write_folder(tmp_path / "cifar10", splits))))
+    complete = load_data("cifar10")
+    monkeypatch.setattr(helpers.data, "CIFAR10_FINGERPRINT", complete.fingerprint)
+    assert_same_data(complete, load_data(str(write_folder(tmp_path / "cifar10", splits))))
 
 
 def test_archive_with_a_wrong_md5_is_named_and_never_opened(official, monkeypatch):
@@ -746,3 +748,9 @@ def test_limit_beyond_the_data_changes_nothing(image_folder, limit):
 def test_limit_that_empties_classes_is_refused(image_folder, limit):
     with pytest.raises(CourseError, match=f"limit of {limit} images leaves classes without any"):
         load_data(str(image_folder), limit=limit)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "synthetic"])
+def test_a_folder_that_has_the_name_of_other_data_says_so(name, tmp_path, pictures):
+    data = load_data(str(write_folder(tmp_path / name, pictures)))
+    assert data.notes == (f"a folder of that name, not the {name} of the course",)

@@ -18,7 +18,7 @@ from helpers.checklist import gallery_checklist
 from helpers.data import load_data
 from helpers.errors import CourseError
 from helpers.models import load_model
-from helpers.recipes import get_recipe
+from helpers.recipes import RECIPES, as_dict, get_recipe
 from helpers.training import train
 
 pytestmark = pytest.mark.usefixtures("closed_figures")
@@ -161,6 +161,8 @@ def test_every_file_shows_what_its_name_says(trained, tmp_path, monkeypatch):
     assert asked["misclassified.png"][-1].indices.tolist() == made["misclassified"]
     selection, *how = asked["gradcam.png"][4:]
     assert selection.indices.tolist() == made["misclassified"] == made["gradcam"] and how == ["layer1", "gradcam++"]
+    correct = asked["gradcam_correct.png"][4].indices.tolist()
+    assert correct == made["correct"] == made["gradcam_correct"]
     assert asked["gradcam_layers.png"][4].indices.tolist() == made["misclassified"][:4]
     right = galleries.predict_test(run, model, data)
     assert all(right.actual[i] == right.predicted[i] for i in made["correct"])
@@ -174,7 +176,8 @@ def test_pictures_of_nothing_are_removed(trained, tmp_path, monkeypatch):
     right = made_up()[np.array([0, 2, 5])]
     monkeypatch.setattr(galleries, "predict_test", lambda *arguments: right)
     made = galleries.save_gallery(dataclasses.replace(run, folder=tmp_path), data, model)
-    assert [path.name for path in made] == ["correct.png"] == [path.name for path in tmp_path.glob("*.png")]
+    names = ["correct.png", "gradcam_correct.png"]
+    assert [path.name for path in made] == names == sorted(path.name for path in tmp_path.glob("*.png"))
 
 
 def test_long_class_names_do_not_run_into_each_other(trained, predictions):
@@ -222,7 +225,7 @@ def test_command_writes_the_pictures_and_says_what_they_show(trained):
     run, _, _ = trained
     done = helpers("gallery", run.folder, "--count", "6", "--order", "per-class", "--layer", "layer1")
     assert done.returncode == 0, done.stderr
-    for name in ("correct", "misclassified", "gradcam", "gradcam_layers", "confused_pairs"):
+    for name in ("correct", "misclassified", "gradcam", "gradcam_correct", "gradcam_layers", "confused_pairs"):
         assert f"{name}.png" in done.stdout
         assert min(matplotlib.image.imread(run.folder / f"{name}.png").shape[:2]) > 100  # pixels
     made = json.loads((run.folder / "gallery.json").read_text())
@@ -236,12 +239,18 @@ def test_checklist_needs_the_gallery_and_fine_maps(trained, tmp_path):
     run, _, _ = trained
     with pytest.raises(CourseError, match="helpers gallery"):
         gallery_checklist(dataclasses.replace(run, folder=tmp_path))
-    made = {kind: list(range(25)) for kind in ("correct", "misclassified", "gradcam")}
+    made = {kind: list(range(25)) for kind in ("correct", "misclassified", "gradcam", "gradcam_correct")}
     made |= {"layer": "layer3", "map_size": [4, 4], "method": "gradcam", "accuracy": 101.0}
     here = dataclasses.replace(run, folder=tmp_path)
     for change, met in (({}, [True, True, False, False]), ({"gradcam": [30]}, [True, False, False, False])):
         (tmp_path / "gallery.json").write_text(json.dumps(made | change))
         assert [demand.met for demand in gallery_checklist(here)] == met
+    batchnorm = {"recipe": as_dict(RECIPES["resnet18_batchnorm"])}
+    here = dataclasses.replace(here, config=run.config | batchnorm)
+    for change, met in (({}, True), ({"gradcam_correct": [30]}, False), ({"gradcam": [30]}, False)):
+        (tmp_path / "gallery.json").write_text(json.dumps(made | change))
+        (same,) = [demand for demand in gallery_checklist(here) if demand.text == "GradCAM of the same images"]
+        assert same.met == met
     for damage in ([], made | {"map_size": 8}, made | {"accuracy": "x"}, {}):
         (tmp_path / "gallery.json").write_text(json.dumps(damage))
         with pytest.raises(CourseError, match="missing or damaged"):

@@ -66,7 +66,8 @@ def test_schedule_is_drawn_from_the_recorded_steps(tmp_path):
     run = make_run(tmp_path, ["cat", "dog"])
     (lr,) = plots.plot_schedule(run).axes
     np.testing.assert_allclose(lr.lines[0].get_ydata(), run.steps["lr"])
-    np.testing.assert_allclose(lr.lines[0].get_xdata(), np.arange(1, 13) / 3)
+    np.testing.assert_allclose(lr.lines[0].get_xdata(), np.arange(1, 13))
+    assert lr.get_xlabel() == "iteration, 3 an epoch"
     assert "momentum 0.5" in texts(lr)
     run.steps["momentum"][3] = 0.7
     _, momentum = plots.plot_schedule(run).axes

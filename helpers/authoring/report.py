@@ -260,13 +260,12 @@ def _short(results: Results) -> str:
 
 
 def _lr(results: Results) -> str:
-    head = ("recipe", "LRMIN", "LRMAX", "steepest slope (torch-lr-finder)", "steps", "where")
+    head = ("recipe", "seed", "LRMIN", "LRMAX", "steepest slope (torch-lr-finder)", "steps", "where")
     rows = []
     for name, test in results.range_tests.items():
         steepest = "–" if test.steepest is None else f"{test.steepest:.2g}"
-        rows.append(
-            (f"`{name}`", f"{test.lr_min:g}", f"{test.lr_max:g}", steepest, test.settings["steps"], test.provenance)
-        )
+        found, how = (f"{test.lr_min:g}", f"{test.lr_max:g}", steepest), test.settings
+        rows.append((f"`{name}`", how["seed"], *found, how["steps"], test.provenance))
     return _table(head, rows)
 
 
@@ -336,9 +335,9 @@ def _lr_figures(results: Results) -> list[Shown]:
         alt = f"Range test of {name}: loss against learning rate"
         shown.append(Shown(f"{name}_lr_find", alt, asdict(test), partial(plots.plot_range_test, test)))
         steps = 5 * math.ceil(test.settings["data"]["train_images"] / RECIPES[name].batch_size)  # of five epochs
-        bounds = (test.lr_min, test.lr_max, steps)
+        bounds = {"lr_min": test.lr_min, "lr_max": test.lr_max, "step_size": steps, "found_by": test.title}
         alt = f"Triangular cyclic learning rate between {test.lr_min:g} and {test.lr_max:g}"
-        shown.append(Shown(f"{name}_triangular", alt, bounds, partial(plots.plot_triangular, *bounds)))
+        shown.append(Shown(f"{name}_triangular", alt, bounds, partial(plots.plot_triangular, **bounds)))
     return shown
 
 
@@ -369,6 +368,7 @@ def _gallery_figures(results: Results, data: Data | None) -> list[Shown]:
         "correct.png": "Correctly classified test images",
         "misclassified.png": "Misclassified test images with actual and predicted class",
         "gradcam.png": "The same misclassified images with GradCAM heatmaps",
+        "gradcam_correct.png": "The same correctly classified images with GradCAM heatmaps",
         "gradcam_layers.png": "GradCAM of every layer",
         "confused_pairs.png": "The pairs of classes most often confused",
     }
@@ -406,8 +406,9 @@ def _short_figures(results: Results) -> list[Shown]:
 def blocks(results: Results, data: Data | None = None) -> dict[str, list[str | Shown]]:
     """Of every block of the README its parts: Markdown texts and figures, in their order."""
     pictures = _gallery_figures(results, data)
+    top = [picture for picture in pictures if picture.name.endswith("_layers")][:1]
     return {
-        "picture": [replace(picture, width=560) for picture in pictures if picture.name.endswith("_layers")],
+        "picture": [replace(picture, width=560) for picture in top],
         "results": [_results(results), _expect(results)],
         "lr": [_lr(results), *_lr_figures(results)],
         "augmentation": _augmentation_figures(results, data),
@@ -415,7 +416,7 @@ def blocks(results: Results, data: Data | None = None) -> dict[str, list[str | S
             *(figure for run in results.first for figure in _run_figures(run)),
             _classes(results),
         ],
-        "gallery": [_weights(results), *(picture for picture in pictures if not picture.name.endswith("_layers"))],
+        "gallery": [_weights(results), *(picture for picture in pictures if picture not in top)],
         "plateau": [_plateau_figure()],
         "short": [_short(results), *_short_figures(results)],
         "models": [_models(results)],

@@ -13,7 +13,10 @@ from helpers.recipes import RECIPES, Recipe
 from helpers.runs import HISTORY_COLUMNS, from_csv
 from helpers.training import run_folder, train
 
-SEEDS = {"custom_resnet": 5, "resnet18_layernorm": 3, "resnet18_batchnorm": 3}  # how many; others: one
+SEEDS = {  # how many; others: one
+    **{"custom_resnet": 5, "resnet18_layernorm": 3, "resnet18_batchnorm": 3},
+    **{"published_s8_onecycle_sgd": 3, "published_s9_onecycle_adam": 3},  # which classes they lose is luck
+}
 Plan = list[tuple[Recipe, int]]
 
 
@@ -35,8 +38,8 @@ def reproduce(data: Data, folder: Path) -> None:
                 print(f"[{title}; {time_left(plan, data, folder)}]", flush=True)
 
         run = train(recipe, data, folder, seed=seed, report=log)
-        # Of one run the weights too: notebook 04 and the galleries look at them.
-        _record(run.folder, data, weights=(recipe.name, seed) == ("custom_resnet", 0))
+        # Of one run of each of our recipes the weights too: the galleries are made from them.
+        _record(run.folder, data, weights=seed == 0 and not recipe.name.startswith("published"))
     if data.fingerprint != CIFAR10_FINGERPRINT:
         print(f"Trained on {data.name} and not on the complete CIFAR-10: results/ and README.md stay as they are.")
         return
