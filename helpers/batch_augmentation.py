@@ -53,9 +53,6 @@ def coarse_dropout(
 ) -> Tensor:
     if tuple(num_holes_range) != (1, 1):
         raise ValueError(num_holes_range)
-    for size, lengths in zip(images.shape[2:], (hole_height_range, hole_width_range), strict=True):
-        if not all(type(length) is int and 1 <= length <= size for length in lengths):  # there: a share of the image
-            raise ValueError(lengths)
     inside = [
         _span(draw, size, *lengths)
         for size, lengths in zip(images.shape[2:], (hole_height_range, hole_width_range), strict=True)
@@ -66,6 +63,8 @@ def coarse_dropout(
 
 def _span(draw: Draw, size: int, shortest: int, longest: int) -> Tensor:
     """Which of `size` positions lie in a span drawn for each image, (N, size); it lies wholly inside."""
+    if not all(type(end) is int and 1 <= end <= size for end in (shortest, longest)):
+        raise ValueError((shortest, longest))  # a float is a share of the image, in albumentations
     length = _whole(draw(), shortest, longest)
     start = (draw() * (size - length + 1)).long()
     position = torch.arange(size, device=start.device)

@@ -180,8 +180,9 @@ def _epochs(wanted: int) -> Check:
 
 def _found(run: Run, model: nn.Module) -> tuple[bool, str]:
     """Whether the bounds are those of a range test of this recipe and data, of any seed, beside the run."""
-    any_seed = glob.escape(run.folder.name.rpartition("-seed")[0] or run.folder.name) + "*-lr-find/lr_find.json"
-    tests = [load_lr(path) for path in sorted(run.folder.parent.glob(any_seed))]
+    name, seed, _ = run.folder.name.rpartition("-seed")
+    beside = f"{glob.escape(name)}-seed*" if seed else glob.escape(run.folder.name)
+    tests = [load_lr(path) for path in sorted(run.folder.parent.glob(f"{beside}-lr-find/lr_find.json"))]
     schedule = run.recipe.schedule
     if not isinstance(schedule, OneCycle):
         return False, f"the schedule is {type(schedule).__name__}"
@@ -225,7 +226,10 @@ def _transforms(*wanted: tuple[str, dict]) -> Check:
         pipeline = run.recipe.augmentation
         names = [name for name, _ in pipeline]
         chance = {name: arguments.get("p", 1.0 if name in CROPPING else 0.5) for name, arguments in pipeline}
-        given = {name: {key: _both_ways(key, v) for key, v in arguments.items()} for name, arguments in pipeline}
+        given = {
+            name: {"p": chance[name]} | {key: _both_ways(key, value) for key, value in arguments.items()}
+            for name, arguments in pipeline
+        }
         other = [
             f"{name} with {key} {given[name].get(key)}, not {value}"
             for name, arguments in wanted

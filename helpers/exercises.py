@@ -20,8 +20,8 @@ class Exercise:
     truth: np.ndarray
     hint: str  # for a wrong answer of no known kind
     mistakes: tuple[tuple[str, np.ndarray], ...]  # the sentence that helps, the wrong answer that calls for it
+    relative: bool = False  # the tolerance is in units of each true value
     tolerance: float = 1e-5  # in units of the largest true value
-    relative: bool = False  # in units of each true value
 
 
 def check(name: str, answer: object) -> None:

@@ -34,7 +34,7 @@ from helpers.errors import CourseError
 from helpers.evaluation import LOSSES
 from helpers.models import make_model
 from helpers.progress import progress_bar
-from helpers.recipes import OneCycle, Plateau, Recipe, differences
+from helpers.recipes import OneCycle, Plateau, Recipe, change_notes
 from helpers.training import (
     make_loaders,
     make_optimizer,
@@ -187,8 +187,7 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
         curve = range_test(model, make_optimizer(recipe, model), loader, device, recipe, steps)
     lrs, losses, suggestion, ended = curve
     lr_min, lr_max = read_curve(lrs, losses)
-    changes = [change for change in differences(recipe) if change.split("=")[0] not in NOT_SWEPT]
-    notes = [*data.notes, *(["changed: " + ", ".join(changes)] if changes else [])]
+    notes = [*data.notes, *change_notes(recipe, besides=NOT_SWEPT)]
     notes += [f"{steps} steps instead of {STEPS}"] if steps != STEPS else []
     result = RangeTest(
         title=f"LR range test · {recipe.name} · {data.name} · seed {seed}",

@@ -8,6 +8,7 @@ import ast
 import difflib
 import json
 import math
+from collections.abc import Collection
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 
 from helpers.errors import CourseError
@@ -448,6 +449,12 @@ def differences(recipe: Recipe) -> list[str]:
     new, old = as_dict(recipe), as_dict(RECIPES.get(recipe.name, recipe))
     keys = [key for key in {**new, **old} if new.get(key) != old.get(key)]  # another schedule has other values
     return [f"{key}={_short(new.get(key))} (recipe: {_short(old.get(key))})" for key in keys]
+
+
+def change_notes(recipe: Recipe, besides: Collection[str] = ()) -> list[str]:
+    """A note of how the recipe differs, besides in these values, from the one of its name; none if it does not."""
+    changes = [change for change in differences(recipe) if change.split("=")[0] not in besides]
+    return ["changed: " + ", ".join(changes)] if changes else []
 
 
 def _short(value: object) -> str:

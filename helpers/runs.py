@@ -18,7 +18,7 @@ import numpy as np
 from helpers import __version__
 from helpers.checkpoints import check_shape, load_checkpoint, make_folder, read_json, write_text
 from helpers.errors import CourseError
-from helpers.recipes import RECIPES, Plateau, Recipe, as_dict, differences, from_dict
+from helpers.recipes import RECIPES, Plateau, Recipe, as_dict, change_notes, from_dict
 from helpers.settings import REPOSITORY, recorded_only
 
 HISTORY_COLUMNS = (
@@ -95,8 +95,7 @@ class Run:
 
 def configuration(recipe: Recipe, data: dict, seed: int) -> dict:
     """What decides the outcome of a run, as JSON types; `notes` says what a reader must not overlook."""
-    changes = differences(recipe)
-    notes = [*data["notes"], *(["changed: " + ", ".join(changes)] if changes else [])]
+    notes = [*data["notes"], *change_notes(recipe)]
     return {"recipe": as_dict(recipe), "data": data, "seed": seed, "notes": notes}
 
 

@@ -143,6 +143,7 @@ def full_run(root, name, seed, accuracy):
     del other.summary["weights"]
     summary = other.summary | {"reported": other.summary["reported"] | {"test_acc": accuracy}}
     (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
 
 
 def test_our_recipes_come_before_the_published_ones(root):
@@ -150,6 +151,19 @@ def test_our_recipes_come_before_the_published_ones(root):
     for names in (list(results.full), [run.recipe.name for run in results.first]):
         published = [name.startswith("published") for name in names]
         assert published == sorted(published) and {True, False} == set(published)
+
+
+def test_of_every_recipe_the_first_run_with_weights_is_shown_in_the_order_of_the_recipes(root):
+    for name, seed in (("resnet18_layernorm", 0), ("custom_resnet", 1)):
+        folder = full_run(root, name, seed, 94.0)
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps(summary | {"weights": {"test_acc": 94.0}}))
+    results = load_results(root)
+    shown = [(run.recipe.name, run.config["seed"]) for run in results.with_weights]
+    assert shown == [("custom_resnet", 0), ("resnet18_layernorm", 0)]
+    made = report.blocks(results)
+    assert [figure.name for figure in made["picture"]] == ["custom_resnet_gradcam_layers"]
+    assert "resnet18_layernorm_gradcam_layers" in [part.name for part in made["gallery"][1:]]
 
 
 def test_shortened_runs_are_in_no_row_of_the_results(root):
@@ -220,7 +234,7 @@ def test_what_is_of_another_recipe_than_todays_is_no_result(finished, root, tmp_
         load_results(root)
     monkeypatch.setitem(RECIPES, "custom_resnet", changed(today, {"batch_size": 256}))
     shutil.rmtree(root / "results" / FULL)
-    with pytest.raises(CourseError, match=r"seed0-lr-find is of another recipe .*\(batch_size=512\)"):
+    with pytest.raises(CourseError, match=r"seed0-lr-find is of another recipe .*\(batch_size=512 \(recipe: 256\)\)"):
         load_results(root)
     monkeypatch.delitem(RECIPES, "custom_resnet")
     shutil.rmtree(root / "results" / f"{FULL}-lr-find")

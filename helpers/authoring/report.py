@@ -69,7 +69,11 @@ class Results:
     @property
     def with_weights(self) -> list[Run]:
         """Of every recipe of which a run's weights are recorded too, the first such run."""
-        return list({run.recipe.name: run for run in reversed(self.runs) if "weights" in run.summary}.values())
+        firsts = {}
+        for run in self.runs:
+            if "weights" in run.summary:
+                firsts.setdefault(run.recipe.name, run)
+        return list(firsts.values())
 
 
 def load_results(root: Path = REPOSITORY) -> Results:
@@ -93,7 +97,7 @@ def load_results(root: Path = REPOSITORY) -> Results:
 
 
 def _check_result(run: Run) -> None:
-    """Raises CourseError unless the run is finished, of today's recipe or it over other epochs, on all of CIFAR-10."""
+    """Raises CourseError unless the run is finished, of today's recipe over any number of epochs, on full CIFAR-10."""
     run.check_finished()
     _check_data(run.config["data"]["fingerprint"], run.folder)
     own = RECIPES.get(run.recipe.name)
@@ -107,12 +111,13 @@ def _check_range_test(test: RangeTest, folder: Path) -> None:
     own = RECIPES.get(swept.get("name"))
     today = swept_values(as_dict(own)) if own else {}
     if swept != today:
-        _refuse_other_recipe(folder, [f"{key}={swept.get(key)}" for key in today if swept.get(key) != today[key]])
+        keys = [key for key in {**swept, **today} if own and swept.get(key) != today.get(key)]
+        _refuse_other_recipe(folder, [f"{key}={swept.get(key)} (recipe: {today.get(key)})" for key in keys])
 
 
 def _check_data(fingerprint: str, source: object) -> None:
     if fingerprint != CIFAR10_FINGERPRINT:
-        raise CourseError(f"{source} is not of the complete CIFAR-10, and results are.")
+        raise CourseError(f"{source} is not of the complete CIFAR-10, as results have to be.")
 
 
 def _refuse_other_recipe(folder: Path, changes: list[str]) -> None:
@@ -353,9 +358,9 @@ def _run_figures(run: Run) -> list[Shown]:
 
 
 def _augmentation_figures(results: Results, data: Data | None) -> list[Shown]:
-    shown = []
+    shown, recorded = [], {run.recipe.name for run in results.runs}
     for name, recipe in RECIPES.items():
-        if not name.startswith("published") and name in {run.recipe.name for run in results.runs}:
+        if name in recorded and not name.startswith("published"):
             alt = f"Training images, and what the augmentation of {name} makes of them"
             draw = partial(plots.plot_augmentation, recipe, data) if data else None
             shown.append(Shown(f"{name}_augmentation", alt, recipe.augmentation, draw, photographs=True))

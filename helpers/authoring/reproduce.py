@@ -14,8 +14,11 @@ from helpers.runs import HISTORY_COLUMNS, from_csv
 from helpers.training import run_folder, train
 
 SEEDS = {  # how many; others: one
-    **{"custom_resnet": 5, "resnet18_layernorm": 3, "resnet18_batchnorm": 3},
-    **{"published_s8_onecycle_sgd": 3, "published_s9_onecycle_adam": 3},  # which classes they lose is luck
+    "custom_resnet": 5,
+    "resnet18_layernorm": 3,
+    "resnet18_batchnorm": 3,
+    "published_s8_onecycle_sgd": 3,  # which classes it loses is luck
+    "published_s9_onecycle_adam": 3,  # the same loss
 }
 Plan = list[tuple[Recipe, int]]
 
