@@ -281,9 +281,8 @@ def _plateau(run: Run, model: nn.Module) -> tuple[bool, str]:
         expected[k] = optimizer.param_groups[0]["lr"]
         if k + 1 >= plateau.warmup_epochs:
             reducer.step(value)
-    steps = len(run.steps["step"]) // len(recorded)
-    warm = max(1, round(plateau.warmup_epochs * steps))
-    expected *= np.minimum(1, steps * run.history["epoch"] / warm)
+    warm = max(1, round(plateau.warmup_epochs * run.steps_per_epoch))
+    expected *= np.minimum(1, run.steps_per_epoch * run.history["epoch"] / warm)
     drops = [str(row) for row in run.reduced]  # row k, from 0, comes after epoch k
     evidence = f"monitors {plateau.monitor} ({plateau.mode}), factor {plateau.factor:g}, patience {plateau.patience}, "
     evidence += f"threshold {plateau.threshold:g}"

@@ -140,9 +140,9 @@ def run_lr_find(options: argparse.Namespace) -> None:
         print(f"Steepest slope, as torch-lr-finder suggests: {result.steepest:.2g}")
     one_cycle = isinstance(recipe.schedule, recipes.OneCycle)
     bounds = [f"lr_min={result.lr_min:g}", f"lr_max={result.lr_max:g}"] if one_cycle else [f"lr={result.lr_max:g}"]
-    same = {"data": settings.data_source(), "runs": None, "seed": "0", "limit": None}  # where not the default
-    given = [f"--{name}={value}" for name, default in same.items() if (value := getattr(options, name)) != default]
-    given += ["--fast"] * (options.fast and not settings.fast())
+    default = build_parser().parse_args([options.command, recipe.name])
+    names = [name for name in ("data", "runs", "seed", "limit") if getattr(options, name) != getattr(default, name)]
+    given = [f"--{name}={getattr(options, name)}" for name in names] + ["--fast"] * (options.fast != default.fast)
     words = ["python", "-m", "helpers", "train", recipe.name, *given, "--set", *options.set, *bounds]  # the last count
     print(f"Train with it: {shlex.join(words)}")
     print(f"Curve: {curve}")

@@ -121,7 +121,7 @@ def plot_range_test(result: RangeTest) -> Figure:
 def plot_schedule(run: Run) -> Figure:
     """Learning rate and momentum of every optimizer step of the run, as the optimizer had them."""
     run.check_begun()
-    iteration, an_epoch = run.steps["step"] + 1, len(run.steps["step"]) // len(run.history["epoch"])
+    iteration, an_epoch = run.steps["step"] + 1, run.steps_per_epoch
     figure, ax = plt.subplots(figsize=(8, 3.4))
     ax.plot(iteration, run.steps["lr"], color=COLOURS["lr"])
     scale = "log" if isinstance(run.recipe.schedule, Plateau) else "linear"

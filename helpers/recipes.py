@@ -446,7 +446,11 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
 
 def differences(recipe: Recipe) -> list[str]:
     """How the recipe differs from the one of its name, as "value=new (recipe: old)"."""
-    new, old = as_dict(recipe), as_dict(RECIPES.get(recipe.name, recipe))
+    return compared(as_dict(recipe), as_dict(RECIPES.get(recipe.name, recipe)))
+
+
+def compared(new: dict, old: dict) -> list[str]:
+    """The same for recipes as `as_dict` gives them, or parts of such."""
     keys = [key for key in {**new, **old} if new.get(key) != old.get(key)]  # another schedule has other values
     return [f"{key}={_short(new.get(key))} (recipe: {_short(old.get(key))})" for key in keys]
 

@@ -66,6 +66,11 @@ class Run:
         return max(self.config["data"]["train_images"], self.config["data"]["test_images"])
 
     @property
+    def steps_per_epoch(self) -> int:
+        """Of a run with a finished epoch."""
+        return len(self.steps["step"]) // len(self.history["epoch"])
+
+    @property
     def provenance(self) -> str:
         """Where it was trained: device, precision, version; empty until the run is finished."""
         return "{device}, {precision}, torch {torch}".format(**self.summary) if self.summary else ""

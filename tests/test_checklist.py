@@ -78,9 +78,9 @@ def without(name):
     return dataclasses.replace(CUSTOM, augmentation=tuple(t for t in CUSTOM.augmentation if t[0] != name))
 
 
-def with_hole(**values):
-    *rest, (name, arguments) = CUSTOM.augmentation
-    return dataclasses.replace(CUSTOM, augmentation=(*rest, (name, arguments | values)))
+def with_values(recipe, transform, **values):
+    pipeline = ((name, arguments | (values if name == transform else {})) for name, arguments in recipe.augmentation)
+    return dataclasses.replace(recipe, augmentation=tuple(pipeline))
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def with_hole(**values):
         ({"recipe": changed(CUSTOM, {"fc_bias": False})}, "6,573,130 parameters"),
         ({"recipe": without("PadIfNeeded")}, "RandomCrop 32"),
         ({"recipe": without("HorizontalFlip")}, "RandomCrop 32"),
-        ({"recipe": with_hole(p=0.5)}, "RandomCrop 32"),
-        ({"recipe": with_hole(hole_height_range=(16, 16))}, "RandomCrop 32"),
+        ({"recipe": with_values(CUSTOM, "CoarseDropout", p=0.5)}, "RandomCrop 32"),
+        ({"recipe": with_values(CUSTOM, "CoarseDropout", hole_height_range=(16, 16))}, "RandomCrop 32"),
         ({"recipe": changed(CUSTOM, {"batch_size": 256})}, "Batch size 512"),
         ({"recipe": with_epochs(CUSTOM, 48)}, "24 epochs"),
         ({"found": None}, "LRMIN and LRMAX found"),
@@ -140,20 +140,6 @@ def test_plateau_assignment_kept_meets_every_demand(tmp_path, norm):
     assert any("reduced after epochs 13, 16" in text for text in evidence.values())
 
 
-def turned(recipe, degrees):
-    *rest, (name, arguments) = recipe.augmentation
-    return dataclasses.replace(recipe, augmentation=(*rest, (name, arguments | {"limit": (-degrees, degrees)})))
-
-
-def with_values(recipe, transform, **values):
-    pipeline = ((name, arguments | (values if name == transform else {})) for name, arguments in recipe.augmentation)
-    return dataclasses.replace(recipe, augmentation=tuple(pipeline))
-
-
-def with_chance(recipe, transform, p):
-    return with_values(recipe, transform, p=p)
-
-
 _pad, _crop, *_rest = PLATEAU["layer"].augmentation
 NO_SHIFT = {"hue_shift_limit": 0, "sat_shift_limit": (0, 0), "val_shift_limit": 0}
 CROP_FIRST, HOLE_TWICE = (_crop, _pad, *_rest), (_pad, _crop, _rest[0], *_rest)
@@ -185,16 +171,16 @@ def test_brief_that_was_not_kept_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("broken", "demand"),
     [
-        ({"recipe": turned(PLATEAU["layer"], 15)}, "RandomCrop 32"),
+        ({"recipe": with_values(PLATEAU["layer"], "Rotate", limit=(-15, 15))}, "RandomCrop 32"),
         ({"recipe": dataclasses.replace(PLATEAU["layer"], augmentation=())}, "RandomCrop 32"),
         ({"recipe": with_values(PLATEAU["batch"], "Rotate", limit=(0, 0))}, "Albumentations"),
         ({"recipe": with_values(PLATEAU["batch"], "Rotate", limit=0)}, "Albumentations"),
         ({"recipe": with_values(PLATEAU["batch"], "HueSaturationValue", **NO_SHIFT)}, "Albumentations"),
         ({"recipe": dataclasses.replace(PLATEAU["batch"], augmentation=())}, "Albumentations"),
-        ({"recipe": with_chance(PLATEAU["batch"], "Rotate", 0.0)}, "Albumentations"),
-        ({"recipe": with_chance(PLATEAU["batch"], "CoarseDropout", 0.0)}, "Albumentations"),
-        ({"recipe": with_chance(PLATEAU["layer"], "RandomCrop", 0.9)}, "RandomCrop 32"),
-        ({"recipe": with_chance(PLATEAU["layer"], "PadIfNeeded", 0.9)}, "RandomCrop 32"),
+        ({"recipe": with_values(PLATEAU["batch"], "Rotate", p=0.0)}, "Albumentations"),
+        ({"recipe": with_values(PLATEAU["batch"], "CoarseDropout", p=0.0)}, "Albumentations"),
+        ({"recipe": with_values(PLATEAU["layer"], "RandomCrop", p=0.9)}, "RandomCrop 32"),
+        ({"recipe": with_values(PLATEAU["layer"], "PadIfNeeded", p=0.9)}, "RandomCrop 32"),
         ({"recipe": dataclasses.replace(PLATEAU["layer"], augmentation=CROP_FIRST)}, "RandomCrop 32"),
         ({"recipe": dataclasses.replace(PLATEAU["layer"], augmentation=HOLE_TWICE)}, "RandomCrop 32"),
         ({"recipe": changed(PLATEAU["layer"], {"epochs": 41})}, "40 epochs"),

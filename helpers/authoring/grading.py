@@ -7,6 +7,7 @@ by themselves. Whoever forges a checkpoint with torch can still pass off another
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def grade(folder: Path, source: str | None = None) -> Grade:
     """
     run = load_run(folder)
     run.check_finished()
-    data = load_data(source, limit=run.limit) if source else None
+    data = _images(source, run.limit) if source else None
     try:
         saved = [(_weights(run), WEIGHTS), (_tables(run), AGREED), (_steps(run), RECORDED), (_reported(run), RECORDED)]
         network = WEIGHTS if saved[0][0].met else RECORDED
@@ -69,6 +70,11 @@ def grade(folder: Path, source: str | None = None) -> Grade:
         return Grade(run, saved + demands + ([(_measured(run, data), MEASURED)] if data else []))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CourseError(f"The run folder {folder} is damaged ({error!r}): ask for the complete one.") from error
+
+
+@lru_cache(maxsize=1)  # the runs of a class are mostly of the same images
+def _images(source: str, limit: int) -> Data:
+    return load_data(source, limit=limit)
 
 
 def _weights(run: Run) -> Demand:

@@ -29,7 +29,7 @@ from helpers.data import CIFAR10_FINGERPRINT, SIZE, Data
 from helpers.errors import CourseError
 from helpers.lr_finder import RangeTest, load_lr, swept_values
 from helpers.models import load_model, make_model
-from helpers.recipes import RECIPES, Plateau, as_dict, differences, with_epochs
+from helpers.recipes import RECIPES, Plateau, as_dict, compared, differences, with_epochs
 from helpers.runs import Run, load_own_checkpoint, load_run, with_defaults, write_summary
 from helpers.settings import REPOSITORY
 
@@ -109,10 +109,9 @@ def _check_range_test(test: RangeTest, folder: Path) -> None:
     _check_data(test.settings["data"]["fingerprint"], folder)
     swept = swept_values(test.settings["recipe"])
     own = RECIPES.get(swept.get("name"))
-    today = swept_values(as_dict(own)) if own else {}
-    if swept != today:
-        keys = [key for key in {**swept, **today} if own and swept.get(key) != today.get(key)]
-        _refuse_other_recipe(folder, [f"{key}={swept.get(key)} (recipe: {today.get(key)})" for key in keys])
+    changes = compared(swept, swept_values(as_dict(own))) if own else []
+    if own is None or changes:
+        _refuse_other_recipe(folder, changes)
 
 
 def _check_data(fingerprint: str, source: object) -> None:
