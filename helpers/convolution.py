@@ -49,7 +49,8 @@ class ConvolutionAsProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
-        (maps, weight), stride, size = ctx.saved_tensors, ctx.stride, ctx.saved_tensors[1].shape[2]
+        maps, weight = ctx.saved_tensors
+        stride, size = ctx.stride, weight.shape[2]
         of_maps = None
         if ctx.needs_input_grad[0] and stride == 1:  # a convolution too, with the kernels turned around
             of_maps = _convolve(gradient, weight.flip(2, 3).transpose(0, 1))
