@@ -257,7 +257,7 @@ RECIPES = {  # in the order in which results are shown: ours, then the published
             ),
             momentum=0.9,
             nesterov=True,
-            weight_decay=5e-4,
+            weight_decay=1e-3,
             schedule=Plateau(lr=0.1, monitor="val_acc", factor=0.2, patience=2, warmup_epochs=3),
             label_smoothing=0.1,
             ema_decay=0.995,
