@@ -154,13 +154,13 @@ def test_our_recipes_come_before_the_published_ones(root):
 
 
 def test_of_every_recipe_the_first_run_with_weights_is_shown_in_the_order_of_the_recipes(root):
-    for name, seed in (("resnet18_layernorm", 0), ("custom_resnet", 1)):
+    for name, seed in (("resnet18_layernorm", 0), ("resnet18_layernorm", 1), ("custom_resnet", 1)):
         folder = full_run(root, name, seed, 94.0)
         summary = json.loads((folder / "summary.json").read_text())
         (folder / "summary.json").write_text(json.dumps(summary | {"weights": {"test_acc": 94.0}}))
     results = load_results(root)
     shown = [(run.recipe.name, run.config["seed"]) for run in results.with_weights]
-    assert shown == [("custom_resnet", 0), ("resnet18_layernorm", 0)]
+    assert shown == [("custom_resnet", 0), ("resnet18_batchnorm", 0), ("resnet18_layernorm", 0)]
     made = report.blocks(results)
     assert [figure.name for figure in made["picture"]] == ["custom_resnet_gradcam_layers"]
     assert "resnet18_layernorm_gradcam_layers" in [part.name for part in made["gallery"][1:]]
