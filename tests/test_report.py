@@ -164,7 +164,21 @@ def test_of_every_recipe_the_first_run_with_weights_is_shown_in_the_order_of_the
     assert shown == [("custom_resnet", 0), ("resnet18_batchnorm", 0), ("resnet18_layernorm", 0)]
     made = report.blocks(results)
     assert [figure.name for figure in made["picture"]] == ["custom_resnet_gradcam_layers"]
-    assert "resnet18_layernorm_gradcam_layers" in [part.name for part in made["gallery"][1:]]
+    titles = [part for part in made["gallery"] if str(part).startswith("#")]
+    assert titles == [f"#### `{name}`, seed {seed}" for name, seed in shown]
+    names = [part.name for part in made["gallery"] if isinstance(part, report.Shown)]
+    assert "resnet18_layernorm_gradcam_layers" in names and "custom_resnet_gradcam_layers" not in names
+
+
+def test_the_figures_of_a_published_recipe_are_folded_and_ours_are_not(root):
+    text = report.SECTION.findall((root / "README.md").read_text(encoding="utf-8"))
+    (runs,) = [content for name, content in text if name == "runs"]
+    depth = 0
+    for line in runs.splitlines():
+        depth += line.startswith("<details>") - line.startswith("</details>")
+        if line.startswith("<picture>"):
+            assert depth == ("images/published_" in line)
+    assert depth == 0
 
 
 def test_shortened_runs_are_in_no_row_of_the_results(root):

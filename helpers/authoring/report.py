@@ -233,16 +233,13 @@ def _range(values: list[float], digits: int) -> str:
     return " to ".join(dict.fromkeys(f"{value:.{digits}f}" for value in (min(values), max(values))))
 
 
-def _weights(results: Results) -> str:
+def _weights(run: Run) -> str:
     """What the recorded weights are good for, beside what the run itself reports."""
-    lines = []
-    for run in results.with_weights:
-        from_file, in_run = (run.summary[part]["test_acc"] for part in ("weights", "reported"))
-        lines.append(
-            f"The weights behind these pictures are those of {run.title}, rounded to half precision: test accuracy "
-            f"{from_file:.2f} % from that file, {in_run:.2f} % in the run."
-        )
-    return "\n".join(lines)
+    from_file, in_run = (run.summary[part]["test_acc"] for part in ("weights", "reported"))
+    return (
+        "Drawn with the weights of this run rounded to half precision: test accuracy "
+        f"{from_file:.2f} % from that file, {in_run:.2f} % in the run."
+    )
 
 
 def _short(results: Results) -> str:
@@ -366,8 +363,8 @@ def _augmentation_figures(results: Results, data: Data | None) -> list[Shown]:
     return shown
 
 
-def _gallery_figures(results: Results, data: Data | None) -> list[Shown]:
-    """Of every run whose weights are recorded too."""
+def _gallery_figures(results: Results, data: Data | None) -> dict[str, list[Shown]]:
+    """Of every run whose weights are recorded too, by its recipe's name."""
     alts = {
         "correct.png": "Correctly classified test images",
         "misclassified.png": "Misclassified test images with actual and predicted class",
@@ -376,15 +373,17 @@ def _gallery_figures(results: Results, data: Data | None) -> list[Shown]:
         "gradcam_layers.png": "GradCAM of every layer",
         "confused_pairs.png": "The pairs of classes most often confused",
     }
-    shown = []
+    shown = {}
     for run in results.with_weights:
+        name = run.recipe.name
         # Asked at most once, and only if a picture is stale: it predicts every test image.
         gallery = cache(lambda run=run: galleries.make_gallery(run, data, load_model(run)))
         source = [json.loads((run.folder / "gallery.json").read_text(encoding="utf-8")), run.summary["weights"]]
+        shown[name] = []
         for file, alt in alts.items():
             draw = (lambda gallery=gallery, file=file: gallery().figures[file]()) if data else None
-            name = f"{run.recipe.name}_{file.removesuffix('.png')}"
-            shown.append(Shown(name, f"{alt}: {run.title}", source, draw, photographs=True))
+            kind = file.removesuffix(".png")
+            shown[name].append(Shown(f"{name}_{kind}", f"{alt}: {run.title}", source, draw, photographs=True))
     return shown
 
 
@@ -407,20 +406,33 @@ def _short_figures(results: Results) -> list[Shown]:
     return [Shown("shortened_comparison", alt, [_source(run) for run in results.short], draw)] * bool(results.short)
 
 
+def _titled(run: Run, parts: list[str | Shown]) -> list[str | Shown]:
+    """A run's parts of the page: our own recipes' under a heading, the published ones' to be unfolded."""
+    name, seed = run.recipe.name, run.config["seed"]
+    if name.startswith("published"):
+        return [f"<details>\n<summary><code>{name}</code>, seed {seed}</summary>", *parts, "</details>"]
+    return [f"#### `{name}`, seed {seed}", *parts]
+
+
 def blocks(results: Results, data: Data | None = None) -> dict[str, list[str | Shown]]:
     """Of every block of the README its parts: Markdown texts and figures, in their order."""
     pictures = _gallery_figures(results, data)
-    top = [picture for picture in pictures if picture.name.endswith("_layers")][:1]
+    top = [picture for shown in pictures.values() for picture in shown if picture.name.endswith("_layers")][:1]
     return {
         "picture": [replace(picture, width=560) for picture in top],
         "results": [_results(results), _expect(results)],
         "lr": [_lr(results), *_lr_figures(results)],
         "augmentation": _augmentation_figures(results, data),
         "runs": [
-            *(figure for run in results.first for figure in _run_figures(run)),
+            *(part for run in results.first for part in _titled(run, _run_figures(run))),
+            "#### Test accuracy of each class",
             _classes(results),
         ],
-        "gallery": [_weights(results), *(picture for picture in pictures if picture not in top)],
+        "gallery": [
+            part
+            for run in results.with_weights
+            for part in _titled(run, [_weights(run), *(p for p in pictures[run.recipe.name] if p not in top)])
+        ],
         "plateau": [_plateau_figure()],
         "short": [_short(results), *_short_figures(results)],
         "models": [_models(results)],
