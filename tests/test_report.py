@@ -148,7 +148,7 @@ def full_run(root, name, seed, accuracy):
 
 def test_our_recipes_come_before_the_published_ones(root):
     results = load_results(root)
-    for names in (list(results.full), [run.recipe.name for run in results.first]):
+    for names in (list(results.by_recipe), [run.recipe.name for run in results.first]):
         published = [name.startswith("published") for name in names]
         assert published == sorted(published) and {True, False} == set(published)
 
@@ -181,17 +181,17 @@ def test_the_figures_of_a_published_recipe_are_folded_and_ours_are_not(root):
     assert depth == 0
 
 
-def test_shortened_runs_are_in_no_row_of_the_results(root):
-    folder = root / "results" / "resnet18_layernorm-cifar10-seed7-24-epochs"
-    shutil.copytree(root / "results" / FULL, folder)
-    config = load_run(folder).config | {"recipe": as_dict(with_epochs(RECIPES["resnet18_layernorm"], 24)), "seed": 7}
-    (folder / "config.json").write_text(json.dumps(config))
-    results = load_results(root)
-    assert all(run.recipe == RECIPES[name] for name, runs in results.full.items() for run in runs)
-    assert all(run.recipe != RECIPES[run.recipe.name] for run in results.short)
-    assert 7 in [run.config["seed"] for run in results.short]
-    assert "| 24 of 40 | 7 |" in report._short(results)
-    rows = report._results(Results({name: [] for name in RECIPES}, results.short, {})).splitlines()[2:]
+def test_a_shortened_run_is_no_result(root):
+    folder = full_run(root, "resnet18_layernorm", 7, 94.0)
+    config = json.loads((folder / "config.json").read_text())
+    shortened = as_dict(with_epochs(RECIPES["resnet18_layernorm"], 24))
+    (folder / "config.json").write_text(json.dumps(config | {"recipe": shortened}))
+    with pytest.raises(CourseError, match=r"seed7 is .*\(epochs=24 \(recipe: 40\); warmup_epochs=1.8"):
+        load_results(root)
+
+
+def test_every_recipe_has_a_row_whether_it_was_run_or_not():
+    rows = report._results(Results({name: [] for name in RECIPES}, {})).splitlines()[2:]
     assert len(rows) == len(RECIPES) and all("not run yet" in row for row in rows)
 
 
@@ -215,8 +215,11 @@ def test_recorded_weights_give_the_recorded_accuracy_and_galleries(finished, tmp
     with pytest.raises(CourseError, match="batch_size=64"):
         record(run.folder, data, root=tmp_path)
     monkeypatch.setitem(RECIPES, "custom_resnet", SMALL)
+    with pytest.raises(CourseError, match="epochs=3"):
+        record(run.folder, data, root=tmp_path)
+    monkeypatch.setitem(RECIPES, "custom_resnet", with_epochs(SMALL, 3))
     folder = record(run.folder, data, root=tmp_path)
-    assert folder == tmp_path / "results" / f"{run.folder.name}-3-epochs"  # never mistaken for a run of 24
+    assert folder == tmp_path / "results" / run.folder.name
     recorded = load_run(folder)
     assert (folder / "best.pt").stat().st_size < 0.55 * (run.folder / "best.pt").stat().st_size
     predictions = predict_test(recorded, load_model(recorded), data)

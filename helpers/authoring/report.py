@@ -1,9 +1,9 @@
 """What the README shows of the recorded runs: tables, logs and figures, made from `results/` and checked against it.
 
-`results/` holds one folder a run, named as the run folder was (a shortened one gets its epochs appended), with
-its text files. Between `<!-- report:NAME -->` and `<!-- /report:NAME -->` the README belongs to this module, all
-else to its authors. Every figure carries, in its PNG's text fields, digests of what it was drawn from and of its
-pixels, so that a check needs neither data nor weights and does not draw.
+`results/` holds one folder a run, named as the run folder was, with its text files. Between `<!-- report:NAME -->`
+and `<!-- /report:NAME -->` the README belongs to this module, all else to its authors. Every figure carries, in its
+PNG's text fields, digests of what it was drawn from and of its pixels, so that a check needs neither data nor weights
+and does not draw.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from helpers.data import CIFAR10_FINGERPRINT, SIZE, Data
 from helpers.errors import CourseError
 from helpers.lr_finder import RangeTest, load_lr, swept_values
 from helpers.models import load_model, make_model
-from helpers.recipes import RECIPES, Plateau, as_dict, compared, differences, with_epochs
+from helpers.recipes import RECIPES, Plateau, as_dict, compared, differences
 from helpers.runs import Run, load_own_checkpoint, load_run, with_defaults, write_summary
 from helpers.settings import REPOSITORY
 
@@ -51,20 +51,19 @@ PALETTE = 256  # colours of a chart's PNG, which makes it a third as large
 
 @dataclass(frozen=True)
 class Results:
-    """The recorded runs: of full length (by recipe, in the order of their seeds), shortened, and range tests."""
+    """The recorded runs of each recipe, in the order of their seeds, and its range test."""
 
-    full: dict[str, list[Run]]
-    short: list[Run]
-    range_tests: dict[str, RangeTest]  # of each recipe
+    by_recipe: dict[str, list[Run]]
+    range_tests: dict[str, RangeTest]
 
     @property
     def runs(self) -> list[Run]:
-        return [*(run for runs in self.full.values() for run in runs), *self.short]
+        return [run for runs in self.by_recipe.values() for run in runs]
 
     @property
     def first(self) -> list[Run]:
-        """Of every recipe that was run at full length, the run with the lowest seed."""
-        return [runs[0] for runs in self.full.values() if runs]
+        """Of every recipe that was run, the run with the lowest seed."""
+        return [runs[0] for runs in self.by_recipe.values() if runs]
 
     @property
     def with_weights(self) -> list[Run]:
@@ -78,7 +77,7 @@ class Results:
 
 def load_results(root: Path = REPOSITORY) -> Results:
     """Read `results/`. Raises CourseError for a record that is damaged or no result, see `_check_result`."""
-    full, short, range_tests = {name: [] for name in RECIPES}, [], {}
+    by_recipe, range_tests = {name: [] for name in RECIPES}, {}
     for folder in sorted(path for path in (root / "results").glob("*") if path.is_dir()):
         if folder.name.endswith("-lr-find"):
             test = load_lr(folder / "lr_find.json")
@@ -87,21 +86,17 @@ def load_results(root: Path = REPOSITORY) -> Results:
             continue
         run = load_run(folder)
         _check_result(run)
-        if run.recipe == RECIPES[run.recipe.name]:
-            full[run.recipe.name].append(run)
-        else:
-            short.append(run)
-    for runs in full.values():
+        by_recipe[run.recipe.name].append(run)
+    for runs in by_recipe.values():
         runs.sort(key=lambda run: run.config["seed"])
-    return Results(full, short, range_tests)
+    return Results(by_recipe, range_tests)
 
 
 def _check_result(run: Run) -> None:
-    """Raises CourseError unless the run is finished, of today's recipe over any number of epochs, on full CIFAR-10."""
+    """Raises CourseError unless the run is finished, of today's recipe, every epoch of it, on full CIFAR-10."""
     run.check_finished()
     _check_data(run.config["data"]["fingerprint"], run.folder)
-    own = RECIPES.get(run.recipe.name)
-    if own is None or run.recipe != with_epochs(own, run.recipe.epochs):
+    if run.recipe != RECIPES.get(run.recipe.name):
         _refuse_other_recipe(run.folder, differences(run.recipe))
 
 
@@ -134,17 +129,15 @@ def record(folder: Path, data: Data | None = None, root: Path = REPOSITORY) -> P
     accuracy measured from it in `summary.json`, and the galleries that they give in `gallery.json`. What an earlier
     record of the same name held is gone. Raises CourseError if it is no result, see `_check_result`.
     """
-    name, run = folder.name, None
+    run = None
     if (folder / "lr_find.json").exists():
         _check_range_test(load_lr(folder / "lr_find.json"), folder)
     else:
         run = load_run(folder)
         _check_result(run)
-        if run.recipe.epochs != RECIPES[run.recipe.name].epochs:
-            name += f"-{run.recipe.epochs}-epochs"
         if data:
             _check_data(data.fingerprint, data.name)
-    target = root / "results" / name
+    target = root / "results" / folder.name
     if folder.resolve().parent == target.parent.resolve():
         raise CourseError(f"{folder} is recorded already: name the folder that it was trained in.")
     make_folder(target)
@@ -180,7 +173,7 @@ def _results(results: Results) -> str:
     """The table of all recipes, those that were not run among them."""
     head = ("recipe", "parameters", "epochs", "seeds", "test accuracy", "flip averaging", "best epoch", "others report")
     rows = []
-    for name, runs in results.full.items():
+    for name, runs in results.by_recipe.items():
         recipe = RECIPES[name]
         parameters = f"{sum(weight.numel() for weight in make_model(recipe, 10).parameters()):,}"
         reported = f"{REPORTED[name]:.2f} %" if name in REPORTED else "–"
@@ -211,7 +204,7 @@ def _table(head: tuple, rows: list[tuple]) -> str:
 def _expect(results: Results) -> str:
     """What somebody who reruns a recipe may expect: the range over seeds, and the time on each measured device."""
     lines = []
-    for name, runs in results.full.items():
+    for name, runs in results.by_recipe.items():
         if runs:
             seen = _range([run.summary["reported"]["test_acc"] for run in runs], 2)
             over = f"over {len(runs)} seeds" if len(runs) > 1 else "with one seed, so the spread is not known yet"
@@ -222,7 +215,7 @@ def _expect(results: Results) -> str:
                 minutes = _range([seconds * RECIPES[name].epochs / 60 for seconds in epochs], 0)
                 times.append(f"{minutes} minutes a run, at the {_range(epochs, 0)} s of its median epoch, on {where}")
             lines.append(f"- `{name}`: {seen} % {over}; {'; '.join(times)}.")
-    missing = [f"`{name}`" for name, runs in results.full.items() if not runs]
+    missing = [f"`{name}`" for name, runs in results.by_recipe.items() if not runs]
     if missing:
         lines.append(f"- Not run at full length yet, on any device: {', '.join(missing)}.")
     return "\n".join(lines)
@@ -240,24 +233,6 @@ def _weights(run: Run) -> str:
         "Drawn with the weights of this run rounded to half precision: test accuracy "
         f"{from_file:.2f} % from that file, {in_run:.2f} % in the run."
     )
-
-
-def _short(results: Results) -> str:
-    head = ("recipe", "epochs", "seed", "held-out images", "test images", "where")
-    rows = []
-    for run in results.short:
-        held_out = run.history["val_acc"][-1]
-        rows.append(
-            (
-                f"`{run.recipe.name}`",
-                f"{len(run.history['epoch'])} of {RECIPES[run.recipe.name].epochs}",
-                run.config["seed"],
-                f"{held_out:.2f} %" if np.isfinite(held_out) else "–",
-                f"{run.summary['reported']['test_acc']:.2f} %",
-                run.provenance,
-            )
-        )
-    return _table(head, rows)
 
 
 def _lr(results: Results) -> str:
@@ -291,12 +266,8 @@ def _models(results: Results) -> str:
 def _logs(results: Results) -> str:
     parts = []
     for run in results.runs:
-        parts.append(_folded(f"Training log: {run.title}{_shortened(run)}", run.log))
+        parts.append(_folded(f"Training log: {run.title}", run.log))
     return "\n\n".join(parts)
-
-
-def _shortened(run: Run) -> str:
-    return "".join(f" ({note})" for note in run.config["notes"])
 
 
 def _folded(title: str, text: str) -> str:
@@ -400,12 +371,6 @@ def _plateau_figure() -> Shown:
     return Shown("plateau", alt, [asdict(plateau), values], partial(plots.plot_plateau, plateau, values))
 
 
-def _short_figures(results: Results) -> list[Shown]:
-    alt = "Accuracy of the shortened runs on training images and on held-out ones"
-    draw = partial(plots.plot_comparison, results.short)
-    return [Shown("shortened_comparison", alt, [_source(run) for run in results.short], draw)] * bool(results.short)
-
-
 def _titled(run: Run, parts: list[str | Shown]) -> list[str | Shown]:
     """A run's parts of the page: our own recipes' under a heading, the published ones' to be unfolded."""
     name, seed = run.recipe.name, run.config["seed"]
@@ -434,7 +399,6 @@ def blocks(results: Results, data: Data | None = None) -> dict[str, list[str | S
             for part in _titled(run, [_weights(run), *(p for p in pictures[run.recipe.name] if p not in top)])
         ],
         "plateau": [_plateau_figure()],
-        "short": [_short(results), *_short_figures(results)],
         "models": [_models(results)],
         "logs": [_logs(results)],
     }
