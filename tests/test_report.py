@@ -163,7 +163,9 @@ def test_of_every_recipe_the_first_run_with_weights_is_shown_in_the_order_of_the
     shown = [(run.recipe.name, run.config["seed"]) for run in results.with_weights]
     assert shown == [("custom_resnet", 0), ("resnet18_batchnorm", 0), ("resnet18_layernorm", 0)]
     made = report.blocks(results)
-    assert [figure.name for figure in made["picture"]] == ["custom_resnet_gradcam_layers"]
+    picture, headline = made["picture"]
+    assert picture.name == "custom_resnet_gradcam_layers"
+    assert "`resnet18_batchnorm` **94.00 %** (93.80 %)" in headline and "published" not in headline
     titles = [part for part in made["gallery"] if str(part).startswith("#")]
     assert titles == [f"#### `{name}`, seed {seed}" for name, seed in shown]
     names = [part.name for part in made["gallery"] if isinstance(part, report.Shown)]
@@ -191,8 +193,10 @@ def test_a_shortened_run_is_no_result(root):
 
 
 def test_every_recipe_has_a_row_whether_it_was_run_or_not():
-    rows = report._results(Results({name: [] for name in RECIPES}, {})).splitlines()[2:]
+    none = Results({name: [] for name in RECIPES}, {})
+    rows = report._results(none).splitlines()[2:]
     assert len(rows) == len(RECIPES) and all("not run yet" in row for row in rows)
+    assert report.blocks(none)["picture"] == [""]
 
 
 @pytest.fixture(scope="module")

@@ -182,12 +182,27 @@ def _results(results: Results) -> str:
             continue
         figures = [run.summary["reported"] for run in runs]
         flip = [row["test_acc_flip_averaging"] for row in figures if "test_acc_flip_averaging" in row]
-        accuracy = f"**{_spread([row['test_acc'] for row in figures])}**"
+        accuracy = f"**{_accuracy(runs)}**"
         best = _spread([run.summary["best_test_acc"] for run in runs])
         seeds = ", ".join(str(run.config["seed"]) for run in runs)
         averaged = _spread(flip) if flip else "–"
         rows.append((f"`{name}`", parameters, recipe.epochs, seeds, accuracy, averaged, best, reported))
     return _table(head, rows)
+
+
+def _headline(results: Results) -> str:
+    """What our own recipes reach, beside the best that others report; nothing if none was run."""
+    told = [
+        f"`{name}` **{_accuracy(runs)}** ({others:.2f} %)"
+        for name, others in REPORTED.items()
+        if not name.startswith("published") and (runs := results.by_recipe.get(name))
+    ]
+    begin = "Test accuracy on CIFAR-10 (in brackets the best public solution that was found)"
+    return f"{begin}: {', '.join(told)}. [All results](#results)" if told else ""
+
+
+def _accuracy(runs: list[Run]) -> str:
+    return _spread([run.summary["reported"]["test_acc"] for run in runs])
 
 
 def _spread(values: list[float]) -> str:
@@ -384,7 +399,7 @@ def blocks(results: Results, data: Data | None = None) -> dict[str, list[str | S
     pictures = _gallery_figures(results, data)
     top = [picture for shown in pictures.values() for picture in shown if picture.name.endswith("_layers")][:1]
     return {
-        "picture": [replace(picture, width=560) for picture in top],
+        "picture": [*(replace(picture, width=560) for picture in top), _headline(results)],
         "results": [_results(results), _expect(results)],
         "lr": [_lr(results), *_lr_figures(results)],
         "augmentation": _augmentation_figures(results, data),
