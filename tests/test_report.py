@@ -172,11 +172,10 @@ def test_of_every_recipe_the_first_run_with_weights_is_shown_in_the_order_of_the
     assert "resnet18_layernorm_gradcam_layers" in names and "custom_resnet_gradcam_layers" not in names
 
 
-def test_the_figures_of_a_published_recipe_are_folded_and_ours_are_not(root):
-    text = report.SECTION.findall((root / "README.md").read_text(encoding="utf-8"))
-    (runs,) = [content for name, content in text if name == "runs"]
+def test_the_figures_of_a_published_recipe_are_folded_and_ours_are_not():
+    sections = dict(report._sections((REPOSITORY / "README.md").read_text(encoding="utf-8")))
     depth = 0
-    for line in runs.splitlines():
+    for line in sections["runs"].splitlines():
         depth += line.startswith("<details>") - line.startswith("</details>")
         if line.startswith("<picture>"):
             assert depth == ("images/published_" in line)

@@ -349,8 +349,8 @@ def _augmentation_figures(results: Results, data: Data | None) -> list[Shown]:
     return shown
 
 
-def _gallery_figures(results: Results, data: Data | None) -> dict[str, list[Shown]]:
-    """Of every run whose weights are recorded too, by its recipe's name."""
+def _gallery_figures(run: Run, data: Data | None) -> list[Shown]:
+    """Of a run whose weights are recorded too."""
     alts = {
         "correct.png": "Correctly classified test images",
         "misclassified.png": "Misclassified test images with actual and predicted class",
@@ -359,17 +359,14 @@ def _gallery_figures(results: Results, data: Data | None) -> dict[str, list[Show
         "gradcam_layers.png": "GradCAM of every layer",
         "confused_pairs.png": "The pairs of classes most often confused",
     }
-    shown = {}
-    for run in results.with_weights:
-        name = run.recipe.name
-        # Asked at most once, and only if a picture is stale: it predicts every test image.
-        gallery = cache(lambda run=run: galleries.make_gallery(run, data, load_model(run)))
-        source = [json.loads((run.folder / "gallery.json").read_text(encoding="utf-8")), run.summary["weights"]]
-        shown[name] = []
-        for file, alt in alts.items():
-            draw = (lambda gallery=gallery, file=file: gallery().figures[file]()) if data else None
-            kind = file.removesuffix(".png")
-            shown[name].append(Shown(f"{name}_{kind}", f"{alt}: {run.title}", source, draw, photographs=True))
+    # Asked at most once, and only if a picture is stale: it predicts every test image.
+    gallery = cache(lambda: galleries.make_gallery(run, data, load_model(run)))
+    source = [json.loads((run.folder / "gallery.json").read_text(encoding="utf-8")), run.summary["weights"]]
+    shown = []
+    for file, alt in alts.items():
+        draw = (lambda file=file: gallery().figures[file]()) if data else None
+        name = f"{run.recipe.name}_{file.removesuffix('.png')}"
+        shown.append(Shown(name, f"{alt}: {run.title}", source, draw, photographs=True))
     return shown
 
 
@@ -396,8 +393,8 @@ def _titled(run: Run, parts: list[str | Shown]) -> list[str | Shown]:
 
 def blocks(results: Results, data: Data | None = None) -> dict[str, list[str | Shown]]:
     """Of every block of the README its parts: Markdown texts and figures, in their order."""
-    pictures = _gallery_figures(results, data)
-    top = [picture for shown in pictures.values() for picture in shown if picture.name.endswith("_layers")][:1]
+    pictures = [(run, _gallery_figures(run, data)) for run in results.with_weights]
+    top = [picture for _, shown in pictures for picture in shown if picture.name.endswith("_layers")][:1]
     return {
         "picture": [*(replace(picture, width=560) for picture in top), _headline(results)],
         "results": [_results(results), _expect(results)],
@@ -410,8 +407,8 @@ def blocks(results: Results, data: Data | None = None) -> dict[str, list[str | S
         ],
         "gallery": [
             part
-            for run in results.with_weights
-            for part in _titled(run, [_weights(run), *(p for p in pictures[run.recipe.name] if p not in top)])
+            for run, shown in pictures
+            for part in _titled(run, [_weights(run), *(picture for picture in shown if picture not in top)])
         ],
         "plateau": [_plateau_figure()],
         "models": [_models(results)],
