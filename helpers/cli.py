@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="the data of the run (default: COURSE_DATA, or cifar10 or synthetic by the run's name)",
     )
     add("--count", metavar="N", help="how many images of each kind (default: 20, for BatchNorm 25)")
-    add("--order", default="confident", choices=ORDERS, help="of the images (default: confident)")
+    add("--order", choices=ORDERS, help="of the images (default: per-class for correct ones, confident for mistakes)")
     add("--layer", help="the block to explain (default: the deepest with maps of at least 5x5)")
     add("--method", default="gradcam", choices=METHODS, help="(default: gradcam)")
     authoring.add_parsers(commands)

@@ -187,8 +187,8 @@ def plot_gradcam_layers(
     figure, axes = _grid(selection, 1, 1 + len(sizes), 1.5, 0.4)
     images, inputs = _images(data, selection)
     names = _names(data)
-    for k, label in enumerate(selection.predicted):
-        plots.show_image(axes[k][0], images[k], f"predicted\n{names[label]}")
+    for k, (actual, predicted) in enumerate(zip(selection.actual, selection.predicted, strict=True)):
+        plots.show_image(axes[k][0], images[k], f"{names[actual]}, taken\nfor {names[predicted]}")
     for column, (name, (height, width)) in enumerate(sizes.items(), start=1):
         for k, heat in enumerate(heatmaps(model, inputs, selection.predicted, name, method)):
             _show_heat(axes[k][column], images[k], heat, f"{name}\n{height}x{width}" if k == 0 else "")
@@ -242,11 +242,14 @@ def make_gallery(
     model: nn.Module,
     *,
     count: int | None = None,
-    order: str = "confident",
+    order: str | None = None,
     layer: str | None = None,
     method: str = "gradcam",
 ) -> Gallery:
     """Choose the images: `count` of a kind, by default as many as the assignment wants.
+
+    Without an `order`, the most confident mistakes and, as the most confident correct answers are often all of one
+    class, the correct ones of each class in turn.
 
     Raises CourseError if an argument is wrong, or if these are not the run's data.
     """
@@ -254,7 +257,10 @@ def make_gallery(
     check_method(method)
     predictions = predict_test(run, model, data)
     count = gallery_size(run.recipe) if count is None else count
-    correct, wrong = (select(predictions, correct=kind, count=count, order=order) for kind in (True, False))
+    correct, wrong = (
+        select(predictions, correct=kind, count=count, order=order or default)
+        for kind, default in ((True, "per-class"), (False, "confident"))
+    )
     figures = {}
     if len(correct):
         figures |= {
@@ -273,7 +279,7 @@ def make_gallery(
         "misclassified": wrong.indices.tolist(),
         "gradcam": wrong.indices.tolist(),
         "gradcam_correct": correct.indices.tolist(),
-        "order": order,
+        "order": {"correct": correct.order, "misclassified": wrong.order},
         "layer": name,
         "map_size": size,
         "method": method,

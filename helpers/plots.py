@@ -171,14 +171,15 @@ def plot_curves(run: Run) -> Figure:
 def plot_comparison(runs: Sequence[Run]) -> Figure:
     """Training and validation accuracy of several runs (up to six) at each epoch; dots mark lower learning rates.
 
-    Runs without validation images show the test accuracy in its place.
+    Runs without validation images show the test accuracy in its place. Of long runs the first eighth, where accuracies
+    are still far apart, may lie below the picture.
     """
     if not 1 <= len(runs) <= len(RUN_COLOURS):
         raise CourseError(f"From 1 to {len(RUN_COLOURS)} runs can be compared in a figure, not {len(runs)}.")
     for run in runs:
         run.check_begun()
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.8), sharey=True)
-    titles = [run.title for run in runs]
+    titles, lowest = [run.title for run in runs], 100.0
     for run, colour in zip(runs, RUN_COLOURS[: len(runs)], strict=True):
         epochs, lower = run.history["epoch"], run.reduced
         held_out = "val" if np.isfinite(run.history["val_acc"]).any() else "test"
@@ -187,12 +188,13 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
             values = run.history[f"{split}_acc"]
             label = f"{name}\n{NAMES[split]} {values[-1]:.2f} % after epoch {epochs[-1]:.0f}"
             ax.plot(epochs, values, color=colour, label=label.replace("$", r"\$"))
-            ax.plot(epochs[lower], values[lower], "o", color=colour)
+            ax.plot(epochs[lower], values[lower], "o", color=colour, markersize=4)
+            lowest = min(lowest, values[len(values) // 8 :].min())
     for ax, name in zip(axes, ("training", "held-out images"), strict=True):
         ax.set(xlabel="epoch (dot: the first at a lower learning rate)", title=name)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8)  # below: two curves leave no corner empty
-    axes[0].set_ylabel("accuracy (%)")
+    axes[0].set(ylabel="accuracy (%)", ylim=(max(0, lowest - 2), None))
     every = [note for note in runs[0].config["notes"] if all(note in run.config["notes"] for run in runs)]
     own = [f"{run.recipe.name}: {note}" for run in runs for note in run.config["notes"] if note not in every]
     names = " against ".join(dict.fromkeys(run.recipe.name for run in runs))
@@ -213,7 +215,7 @@ def plot_plateau(plateau: Plateau, values: Sequence[float]) -> Figure:
             improved[k], best = True, value
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True, height_ratios=(2, 1))
     top.plot(epochs, values, color=COLOURS["val"], linewidth=1)
-    for chosen, face in ((improved, COLOURS["val"]), (~improved, "white")):
+    for chosen, face in ((improved, COLOURS["val"]), (~improved, top.get_facecolor())):
         style = {"linestyle": "", "markerfacecolor": face, "markeredgecolor": COLOURS["val"]}
         top.plot(epochs[chosen], np.array(values)[chosen], marker="o", **style)
     bottom.step(epochs, lrs, where="mid", color=COLOURS["lr"])
@@ -352,6 +354,7 @@ def plot_softmax_twice(classes: int = 10) -> Figure:
         style = {"ha": "right", "color": colour, "fontweight": "bold"}
         _write(ax, f"{name} {losses[-1]:.3f}", (margin[-1], losses[-1]), 0, 6, **style)
     _write(ax, f"{losses[0]:.3f}", (margin[0], losses[0]), 4, 6, color=colour, fontweight="bold")
-    ax.set(xlabel="logit of the correct class, that of a wrong one being 0", ylabel="loss")
+    others = f"one wrong class: 0, the other {classes - 2}: -20"
+    ax.set(xlabel=f"logit of the correct class ({others})", ylabel="loss")
     ax.set(ylim=(0, None), xlim=(-10, 10))
-    return _label(figure, f"A softmax before the cross-entropy, {classes} classes")
+    return _label(figure, f"Cross-entropy after one softmax and after two, {classes} classes")

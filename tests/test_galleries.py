@@ -229,10 +229,24 @@ def test_command_writes_the_pictures_and_says_what_they_show(trained):
         assert f"{name}.png" in done.stdout
         assert min(matplotlib.image.imread(run.folder / f"{name}.png").shape[:2]) > 100  # pixels
     made = json.loads((run.folder / "gallery.json").read_text())
-    assert (made["order"], made["layer"], made["map_size"]) == ("per-class", "layer1", [16, 16])
+    assert made["order"] == {"correct": "per-class", "misclassified": "per-class"}
+    assert (made["layer"], made["map_size"]) == ("layer1", [16, 16])
     assert len(made["misclassified"]) == 6 and not set(made["misclassified"]) & set(made["correct"])
     demands = {demand.text: demand.met for demand in gallery_checklist(run)}
     assert list(demands.values()) == [False, True, True, True]  # 6 are fewer than 20
+
+
+def test_by_default_mistakes_are_the_most_confident_and_correct_ones_of_each_class(trained):
+    run, model, data = trained
+    made = galleries.make_gallery(run, data, model, count=6).record
+    assert made["order"] == {"correct": "per-class", "misclassified": "confident"}
+    predictions = galleries.predict_test(run, model, data)
+    right = predictions.actual == predictions.predicted
+    shown = predictions.actual[made["correct"]]
+    there = np.unique(predictions.actual[right])
+    assert shown[: len(there)].tolist() == there[:6].tolist()  # the first of every class, in the classes' order
+    mistakes = np.sort(predictions.confidence[~right])[::-1]
+    assert predictions.confidence[made["misclassified"]].tolist() == mistakes[:6].tolist()
 
 
 def test_checklist_needs_the_gallery_and_fine_maps(trained, tmp_path):

@@ -120,6 +120,11 @@ def test_a_table_cell_is_the_mean_and_the_sample_deviation_over_the_seeds(root):
     assert deviation == pytest.approx(statistics.stdev((94.0, 94.2, 94.7)))
     assert f"| 11,173,962 | 40 | 0, 1, 2 | **94.30 ± {deviation:.2f} %** |" in row
     assert row.endswith("| 90.03 % |")
+    for seed, accuracy in ((0, 91.0), (1, 92.5)):  # too few for a deviation
+        full_run(root, "published_s10_plateau_sgd", seed, accuracy)
+    assert "`published_s10_plateau_sgd` | 11,173,962 | 50 | 0, 1 | **91.00, 92.50 %** |" in report._results(
+        load_results(root)
+    )
     (line,) = [line for line in report._expect(load_results(root)).splitlines() if "- `resnet18_layernorm`" in line]
     run = load_run(root / "results" / FULL)
     seconds = statistics.median(run.history["seconds"])

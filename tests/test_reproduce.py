@@ -1,7 +1,11 @@
+import base64
+import io
 import textwrap
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.authoring.render import render
 from helpers.authoring.reproduce import multiply_adds, time_left
@@ -49,6 +53,22 @@ def test_rendering_executes_with_the_recorded_runs_and_keeps_only_what_readers_w
     (cell,) = nbformat.read(path, as_version=4).cells
     assert cell.execution_count == 1
     assert [(output.name, output.text) for output in cell.outputs] == [("stdout", "synthetic\na-run\n")]
+
+
+def test_rendered_charts_get_fewer_colours_and_photographs_keep_theirs(tmp_path):
+    (tmp_path / "results").mkdir()
+    common = "import numpy as np\nfrom PIL import Image\nx, y = np.indices((64, 64)).astype(np.uint8)\n"
+    show = "Image.fromarray(np.stack(({}, {}, {}), axis=2))"
+    many, few = ("4 * x", "4 * y", "2 * (x + y)"), ("x // 32 * 255", "y // 32 * 200", "0 * x")
+    path = notebook(tmp_path / "n.ipynb", common + show.format(*many), show.format(*few))
+    render(path, "synthetic", root=tmp_path)
+    x, y = np.indices((64, 64)).astype(np.uint8)
+    made = {"RGB": (4 * x, 4 * y, 2 * (x + y)), "P": (x // 32 * 255, y // 32 * 200, 0 * x)}
+    for cell, (mode, channels) in zip(nbformat.read(path, as_version=4).cells, made.items(), strict=True):
+        (output,) = cell.outputs
+        image = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
+        assert image.mode == mode
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), np.stack(channels, axis=2))
 
 
 def test_a_notebook_that_stops_stays_as_it_was(tmp_path):

@@ -10,13 +10,14 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 from helpers.checkpoints import write_text
 from helpers.errors import CourseError
 from helpers.settings import REPOSITORY
 
 LONGEST = 900  # seconds for a cell
+MOST_CHANGED = 1.5  # of 255, by which fewer colours may change a picture, on average over its pixels
 METADATA = {
     "accelerator": "GPU",  # which Colab then provides, without anybody looking for a menu
     "colab": {"gpuType": "T4"},
@@ -58,7 +59,7 @@ def render(path: Path, data: str, root: Path = REPOSITORY) -> None:
 
 
 def _tidied(outputs: list) -> list:
-    """Without warnings of libraries, what was printed in one piece, pictures with 256 colours."""
+    """Without warnings of libraries, what was printed in one piece, charts with 256 colours."""
     tidy = []
     for output in outputs:
         if output.get("name") == "stderr":
@@ -73,7 +74,10 @@ def _tidied(outputs: list) -> list:
 
 
 def _smaller(png: str) -> str:
-    buffer = io.BytesIO()
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
-    image.quantize(256, method=Image.Quantize.MEDIANCUT).save(buffer, "PNG", optimize=True)
+    few = image.quantize(256, method=Image.Quantize.MEDIANCUT)
+    if max(ImageStat.Stat(ImageChops.difference(image, few.convert("RGB"))).mean) <= MOST_CHANGED:
+        image = few  # a chart; photographs need more colours
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
     return min(png, base64.b64encode(buffer.getvalue()).decode(), key=len)

@@ -206,9 +206,10 @@ def _accuracy(runs: list[Run]) -> str:
 
 
 def _spread(values: list[float]) -> str:
-    """The mean, with the sample standard deviation where there are several."""
-    text = f"{statistics.mean(values):.2f}"
-    return f"{text} ± {statistics.stdev(values):.2f} %" if len(values) > 1 else f"{text} %"
+    """The mean and the sample standard deviation; of fewer than three, which say little about a spread, each value."""
+    if len(values) < 3:
+        return f"{', '.join(f'{value:.2f}' for value in values)} %"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} %"
 
 
 def _table(head: tuple, rows: list[tuple]) -> str:
