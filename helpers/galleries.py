@@ -30,10 +30,14 @@ ORDERS = {
 }
 MOST = 100  # images in a figure
 DPI = 80  # in a notebook, which such pictures would make heavy; files have more
-PICTURES = (
-    *("correct.png", "misclassified.png", "gradcam.png", "gradcam_correct.png", "gradcam_layers.png"),
-    "confused_pairs.png",
-)
+PICTURES = {  # by file name: what it shows
+    "correct.png": "Correctly classified test images",
+    "misclassified.png": "Misclassified test images with actual and predicted class",
+    "gradcam.png": "The same misclassified images with GradCAM heatmaps",
+    "gradcam_correct.png": "The same correctly classified images with GradCAM heatmaps",
+    "gradcam_layers.png": "GradCAM of every layer",
+    "confused_pairs.png": "The pairs of classes most often confused",
+}
 TITLES = {"gradcam": "GradCAM", "gradcam++": "GradCAM++"}
 HEAT = "dark is a map's minimum, bright its maximum; all dark: nothing speaks for the class."
 
@@ -207,11 +211,12 @@ def _show_heat(ax: Axes, image: np.ndarray, heat: np.ndarray, title: str) -> Non
     ax.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6, interpolation="nearest")
 
 
-def plot_confused_pairs(run: Run, data: Data, predictions: Selection, pairs: int = 4, examples: int = 5) -> Figure:
+def plot_confused_pairs(run: Run, data: Data, predictions: Selection, pairs: int = 4) -> Figure:
     """The pairs of classes most often confused, a row each, with the most confident of these mistakes."""
     found = confused_pairs(predictions, pairs)
     if not found:
         raise CourseError("There is nothing to show: every test image is classified correctly.")
+    examples = 5
     figsize = 1.35 * examples + 1.8, 1.5 * len(found) + 0.9
     figure, axes = plt.subplots(len(found), examples, figsize=figsize, squeeze=False, dpi=DPI)
     names = _names(data)

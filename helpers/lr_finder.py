@@ -117,7 +117,6 @@ def range_test(
     library.tqdm = progress_bar  # the library's own bar is a widget, which a saved notebook cannot show
     library.print = lambda *_: None  # it prints what to type next
     sweep = {"start_lr": START_LR[recipe.optimizer], "end_lr": END_LR[recipe.optimizer], "num_iter": steps}
-    history = finder.history
     try:
         batches = library.TrainDataLoaderIter(loader)  # any iterable will do, where the library wants a DataLoader
         finder.range_test(batches, **sweep, smooth_f=SMOOTHING)
@@ -184,24 +183,24 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
     with runs.locked(folder):
         seed_everything(seed)
         model = device.place(make_model(recipe, len(data.classes)))
-        curve = range_test(model, make_optimizer(recipe, model), loader, device, recipe, steps)
-    lrs, losses, suggestion, ended = curve
-    lr_min, lr_max = read_curve(lrs, losses)
-    notes = [*data.notes, *change_notes(recipe, besides=NOT_SWEPT)]
-    notes += [f"{steps} steps instead of {STEPS}"] if steps != STEPS else []
-    result = RangeTest(
-        title=f"LR range test · {recipe.name} · {data.name} · seed {seed}",
-        notes=notes,
-        lrs=lrs.tolist(),
-        losses=losses.tolist(),
-        lr_min=lr_min,
-        lr_max=lr_max,
-        steepest=suggestion,
-        ended=ended,
-        settings=settings,
-        provenance=device.provenance,
-    )
-    write_text(path, json.dumps(asdict(result), indent=1) + "\n")
+        optimizer = make_optimizer(recipe, model)
+        lrs, losses, suggestion, ended = range_test(model, optimizer, loader, device, recipe, steps)
+        lr_min, lr_max = read_curve(lrs, losses)
+        notes = [*data.notes, *change_notes(recipe, besides=NOT_SWEPT)]
+        notes += [f"{steps} steps instead of {STEPS}"] if steps != STEPS else []
+        result = RangeTest(
+            title=f"LR range test · {recipe.name} · {data.name} · seed {seed}",
+            notes=notes,
+            lrs=lrs.tolist(),
+            losses=losses.tolist(),
+            lr_min=lr_min,
+            lr_max=lr_max,
+            steepest=suggestion,
+            ended=ended,
+            settings=settings,
+            provenance=device.provenance,
+        )
+        write_text(path, json.dumps(asdict(result), indent=1) + "\n")
     return result
 
 

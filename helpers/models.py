@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from helpers.checkpoints import file_digest
 from helpers.errors import CourseError
 from helpers.recipes import Recipe
-from helpers.runs import Run, load_own_checkpoint, with_defaults
+from helpers.runs import Run
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, *, pool: bool = False) -> nn.Sequential:
@@ -175,7 +175,7 @@ def load_model(run: Run) -> nn.Module:
     if recorded and path.exists() and file_digest(path) != recorded:
         raise CourseError(f"{path} is not the file that {run.folder.name} recorded: fetch the repository's again.")
     model = make_model(run.recipe, len(run.config["data"]["classes"]))
-    load_weights(model, load_own_checkpoint(path, with_defaults(run.config)), path)
+    load_weights(model, run.checkpoint(path.name), path)
     return model.eval()
 
 

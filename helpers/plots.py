@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -30,8 +29,6 @@ NAMES = {"train": "training", "val": "validation", "test": "test"}
 GREY = "#777777"
 MOST_CLASSES = 30  # what a figure can show by name
 NOTED = "#CF4520"  # titles of what is no plain result
-# GitHub's dark page
-DARK = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "#0D1117") | {"grid.color": "#555555"}
 
 plt.rcParams.update(
     {
@@ -46,11 +43,6 @@ plt.rcParams.update(
         "lines.linewidth": 1.8,
     }
 )
-
-
-def theme(dark: bool) -> AbstractContextManager:
-    """For figures drawn inside: as they are, or light on dark for a dark page."""
-    return plt.style.context(["dark_background", DARK] if dark else {})
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -130,7 +122,7 @@ def plot_schedule(run: Run) -> Figure:
     lr, peak = run.steps["lr"], int(np.argmax(run.steps["lr"]))
     labels = [(0, 3, -12, "left"), (peak, 0, 5, "center"), (-1, 0, -12, "right")]
     if scale == "log":  # the start of the warm-up, its end, and every step down
-        labels = [(step, 4, 6, "left") for step in (0, peak, *(np.flatnonzero(lr[1:] < lr[:-1]) + 1))]
+        labels = [(step, 4, 6, "left") for step in dict.fromkeys((0, peak, *(np.flatnonzero(lr[1:] < lr[:-1]) + 1)))]
     for step, dx, dy, side in labels:
         _write(ax, f"{lr[step]:.3g}", (iteration[step], lr[step]), dx, dy, ha=side, color=COLOURS["lr"])
     ax.margins(y=0.15)
@@ -292,15 +284,17 @@ def plot_confusion_matrix(run: Run) -> Figure:
     return label_run(figure, run)
 
 
+RUN_FIGURES = {  # by name: what it shows, and how it is drawn
+    "curves": ("Loss and accuracy", plot_curves),
+    "lr": ("Learning rate and momentum of every step", plot_schedule),
+    "class_accuracy": ("Test accuracy of each class", plot_class_accuracy),
+    "confusion_matrix": ("Confusion matrix", plot_confusion_matrix),
+}
+
+
 def save_run_figures(run: Run) -> list[Path]:
     """Write the figures of a finished run into its folder."""
-    figures = {
-        "curves.png": plot_curves,
-        "lr.png": plot_schedule,
-        "class_accuracy.png": plot_class_accuracy,
-        "confusion_matrix.png": plot_confusion_matrix,
-    }
-    return [save(plot(run), run.folder / name) for name, plot in figures.items()]
+    return [save(plot(run), run.folder / f"{name}.png") for name, (_, plot) in RUN_FIGURES.items()]
 
 
 def show_image(ax: Axes, image: np.ndarray, title: str = "", **style) -> None:
@@ -310,9 +304,9 @@ def show_image(ax: Axes, image: np.ndarray, title: str = "", **style) -> None:
     ax.axis("off")
 
 
-def plot_classes(data: Data, per_class: int = 8) -> Figure:
+def plot_classes(data: Data) -> Figure:
     """The first training images of every class (of 30 at most)."""
-    rows = min(len(data.classes), MOST_CLASSES)
+    rows, per_class = min(len(data.classes), MOST_CLASSES), 8
     figure, axes = plt.subplots(rows, per_class, figsize=(per_class * 0.8 + 1, rows * 0.8 + 0.5))
     for label, name in enumerate(class_names(data.classes[:rows])):
         images = data.train.images[np.flatnonzero(data.train.labels == label)[:per_class]]
@@ -341,10 +335,10 @@ def plot_augmentation(recipe: Recipe, data: Data, seed: int = 0, images: int = 4
     return _label(figure, f"Augmentation of {recipe.name} · {data.name} · seed {seed}\n{names}", notes=data.notes)
 
 
-def plot_softmax_twice(classes: int = 10) -> Figure:
+def plot_softmax_twice() -> Figure:
     """Cross-entropy of logits and of probabilities, as the correct class's logit passes that of one wrong class."""
     margin = torch.linspace(-10, 10, 201)
-    logits = torch.full((len(margin), classes), -20.0)  # the other classes are out of the question
+    logits = torch.full((len(margin), 10), -20.0)  # the other classes are out of the question
     logits[:, 0], logits[:, 1] = margin, 0
     labels = torch.zeros(len(margin), dtype=torch.long)
     figure, ax = plt.subplots(figsize=(7, 3.4))
@@ -354,7 +348,6 @@ def plot_softmax_twice(classes: int = 10) -> Figure:
         style = {"ha": "right", "color": colour, "fontweight": "bold"}
         _write(ax, f"{name} {losses[-1]:.3f}", (margin[-1], losses[-1]), 0, 6, **style)
     _write(ax, f"{losses[0]:.3f}", (margin[0], losses[0]), 4, 6, color=colour, fontweight="bold")
-    others = f"one wrong class: 0, the other {classes - 2}: -20"
-    ax.set(xlabel=f"logit of the correct class ({others})", ylabel="loss")
+    ax.set(xlabel="logit of the correct class (one wrong class: 0, the other eight: -20)", ylabel="loss")
     ax.set(ylim=(0, None), xlim=(-10, 10))
-    return _label(figure, f"Cross-entropy after one softmax and after two, {classes} classes")
+    return _label(figure, "Cross-entropy after one softmax and after two, 10 classes")

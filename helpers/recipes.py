@@ -145,6 +145,11 @@ class Recipe:
     select: str = "last"  # the epoch that is reported: the "last", or the best by "val_acc" or "test_acc"
     flip_averaging: bool = False  # also report the mean of the logits of each test image and its mirror image
 
+    @property
+    def published(self) -> bool:
+        """Whether it repeats what others ran, instead of being the course's own."""
+        return self.name.startswith("published_")
+
     def _unread(self) -> Problems:
         """Values that this network does not read: a change of them would change nothing."""
         others = {

@@ -87,6 +87,10 @@ class Run:
         confusion = np.array(self.summary["confusion_matrix"])
         return 100 * confusion.diagonal() / confusion.sum(axis=1)
 
+    def checkpoint(self, name: str) -> dict:
+        """What its "best.pt" or "last.pt" holds. Raises CourseError, see `load_own_checkpoint`."""
+        return load_own_checkpoint(self.folder / name, with_defaults(self.config))
+
     def check_begun(self) -> None:
         """Raises CourseError for a run without a finished epoch."""
         if not (len(self.history["epoch"]) and len(self.steps["step"])):

@@ -1,11 +1,13 @@
 """A TensorBoard log of the history beside it, for whoever wants to watch a training: COURSE_TENSORBOARD=1."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
-def open_log(folder: Path, history: list[dict]) -> Callable[[dict], None]:
-    """A function that adds a row of the history to the log in `folder`; the rows of `history` are there already.
+@contextlib.contextmanager
+def open_log(folder: Path, history: list[dict]) -> Iterator[Callable[[dict], None]]:
+    """For a block, a function that adds a row to the log in `folder`; the rows of `history` are there already.
 
     The log is written anew, so that a run that goes on after an interruption has every epoch once. Needs TensorBoard,
     see `settings.tensorboard`.
@@ -14,15 +16,15 @@ def open_log(folder: Path, history: list[dict]) -> Callable[[dict], None]:
 
     for old in folder.glob("events.out.tfevents.*"):
         old.unlink()
-    writer = SummaryWriter(str(folder), purge_step=0)  # a TensorBoard that is open forgets the old points
+    with SummaryWriter(str(folder), purge_step=0) as writer:  # a TensorBoard that is open forgets the old points
 
-    def add(row: dict) -> None:
-        for column, value in row.items():
-            part, _, figure = column.rpartition("_")  # train_loss and test_loss stand side by side
-            if column != "epoch":
-                writer.add_scalar(f"{figure}/{part}" if part else column, value, row["epoch"])
-        writer.flush()
+        def add(row: dict) -> None:
+            for column, value in row.items():
+                part, _, figure = column.rpartition("_")  # train_loss and test_loss stand side by side
+                if column != "epoch":
+                    writer.add_scalar(f"{figure}/{part}" if part else column, value, row["epoch"])
+            writer.flush()
 
-    for row in history:
-        add(row)
-    return add
+        for row in history:
+            add(row)
+        yield add

@@ -7,7 +7,7 @@ import platform
 import random
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -175,7 +175,6 @@ def _train(
         training.load_state_dict(state, folder / "last.pt")
         report("\n".join((*training.log, f"Resuming {folder.name} after epoch {training.epoch} of {recipe.epochs}.")))
     training.note_session()
-    watch = open_log(folder / "tensorboard", training.history) if watched else lambda row: None
 
     def log(line: str) -> None:
         training.log.append(line)
@@ -187,10 +186,11 @@ def _train(
         for note in config["notes"]:
             log(f"NOTE: {note}")
     distributed.from_first(_write_tables, folder, training)  # after an interruption they may be older than last.pt
-    while training.epoch < recipe.epochs:
-        training.run_epoch(loaders, log)
-        distributed.from_first(_save, folder, config, training)
-        watch(training.history[-1])
+    with open_log(folder / "tensorboard", training.history) if watched else nullcontext(lambda row: None) as watch:
+        while training.epoch < recipe.epochs:
+            training.run_epoch(loaders, log)
+            distributed.from_first(_save, folder, config, training)
+            watch(training.history[-1])
     summary = _summary(folder, config, training, loaders["test"], log)
     return distributed.from_first(_finish, folder, training, summary)
 

@@ -136,7 +136,7 @@ def test_plateau_assignment_kept_meets_every_demand(tmp_path, norm):
     run = make_plateau_run(tmp_path / "run", PLATEAU[norm])
     assert failing(run) == []
     evidence = {demand.text: demand.evidence for demand in checklist(run)}
-    assert list(evidence) == [text for text, _ in module.RESNET18[norm]]
+    assert list(evidence) == [text for text, _ in module.ASSIGNMENTS[f"resnet18_{norm}norm"]]
     assert any("reduced after epochs 13, 16" in text for text in evidence.values())
 
 
@@ -164,7 +164,9 @@ def test_brief_that_was_not_kept_is_told(tmp_path):
     """The published solution whose brief demanded LayerNorm, judged by that brief."""
     run = make_plateau_run(tmp_path / "run", RECIPES["published_s11_plateau_batchnorm"], accuracy=84.5)
     model = make_model(run.recipe, 10)
-    met, evidence = dict(module.RESNET18["layer"])["layer normalisation only, after every convolution"](run, model)
+    met, evidence = dict(module.ASSIGNMENTS["resnet18_layernorm"])["layer normalisation only, after every convolution"](
+        run, model
+    )
     assert not met and evidence == "20 layers of BatchNorm"
 
 

@@ -112,6 +112,11 @@ def test_a_lost_marker_is_refused(root, marker):
         check(root)
 
 
+def test_a_marker_that_lost_its_line_break_is_named(root):
+    edit(root / "README.md", "\n<!-- /report:lr -->", "<!-- /report:lr -->")
+    assert any("block lr" in fault for fault in check(root))
+
+
 def test_a_table_cell_is_the_mean_and_the_sample_deviation_over_the_seeds(root):
     for seed, accuracy in ((0, 94.0), (1, 94.2), (2, 94.7)):
         full_run(root, "resnet18_layernorm", seed, accuracy)
@@ -240,6 +245,14 @@ def test_recorded_weights_give_the_recorded_accuracy_and_galleries(finished, tmp
     assert load_results(tmp_path).with_weights[0].folder == folder
     with pytest.raises(CourseError, match="recorded already"):
         record(folder, root=tmp_path)
+
+    damaged = tmp_path / "damaged" / run.folder.name
+    shutil.copytree(run.folder, damaged)
+    (damaged / "best.pt").write_bytes(b"no checkpoint")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(CourseError, match=r"best\.pt is damaged"):
+        record(damaged, data, root=tmp_path)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
     content = bytearray((folder / "best.pt").read_bytes())
     content[len(content) // 2] ^= 1

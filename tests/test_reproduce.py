@@ -34,6 +34,9 @@ def test_the_time_left_is_the_work_left_at_the_speed_so_far(tmp_path, monkeypatc
     rows = [dict.fromkeys(HISTORY_COLUMNS, 1.0) | {"epoch": epoch, "seconds": 600.0} for epoch in range(1, 7)]
     (folder / "history.csv").write_text(to_csv(HISTORY_COLUMNS, rows))
     assert time_left(plan, data, tmp_path) == "about 7 h 00 min left"  # 24 + 24 - 6 epochs of 10 minutes
+    rows = [row | {"seconds": 599.9} for row in rows]
+    (folder / "history.csv").write_text(to_csv(HISTORY_COLUMNS, rows))
+    assert time_left(plan, data, tmp_path) == "about 7 h 00 min left"  # 6 h 59.9 min, rounded
 
 
 def notebook(path, *sources):

@@ -17,16 +17,7 @@ from helpers.data import Data, load_data
 from helpers.errors import CourseError
 from helpers.galleries import predict_test
 from helpers.models import load_model
-from helpers.runs import (
-    HISTORY_COLUMNS,
-    STEP_COLUMNS,
-    Run,
-    from_csv,
-    load_own_checkpoint,
-    load_run,
-    to_csv,
-    with_defaults,
-)
+from helpers.runs import HISTORY_COLUMNS, STEP_COLUMNS, Run, from_csv, load_run, to_csv
 
 WEIGHTS, RECORDED, AGREED, MEASURED = "fits the saved weights", "recorded only", "recorded twice", "measured again"
 
@@ -81,7 +72,7 @@ def _weights(run: Run) -> Demand:
     text, epoch = "best.pt holds the weights of the recipe's network, of the epoch that is reported", None
     try:
         model = load_model(run)  # its network is the recipe's, its configuration this run's
-        epoch = load_own_checkpoint(run.folder / "best.pt", with_defaults(run.config)).get("epoch")
+        epoch = run.checkpoint("best.pt").get("epoch")
     except CourseError as error:
         return Demand(text, False, str(error))
     count = sum(weight.numel() for weight in model.parameters())
@@ -91,7 +82,7 @@ def _weights(run: Run) -> Demand:
 def _tables(run: Run) -> Demand:
     text = "history.csv, steps.csv and train.log are those of last.pt"
     try:
-        state = load_own_checkpoint(run.folder / "last.pt", with_defaults(run.config))
+        state = run.checkpoint("last.pt")
     except CourseError as error:
         return Demand(text, False, str(error))
     tables = {

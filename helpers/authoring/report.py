@@ -30,7 +30,7 @@ from helpers.errors import CourseError
 from helpers.lr_finder import RangeTest, load_lr, swept_values
 from helpers.models import load_model, make_model
 from helpers.recipes import RECIPES, Plateau, as_dict, compared, differences
-from helpers.runs import Run, load_own_checkpoint, load_run, with_defaults, write_summary
+from helpers.runs import Run, load_run, write_summary
 from helpers.settings import REPOSITORY
 
 # Test accuracy in %, as others report it: for our own recipes the best public result that was found for the
@@ -47,6 +47,8 @@ REPORTED = {
 }
 SHARED = ("config.json", "history.csv", "steps.csv", "train.log", "summary.json", "gallery.json", "lr_find.json")
 PALETTE = 256  # colours of a chart's PNG, which makes it a third as large
+# GitHub's dark page
+DARK = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "#0D1117") | {"grid.color": "#555555"}
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def record(folder: Path, data: Data | None = None, root: Path = REPOSITORY) -> P
         _check_result(run)
         if data:
             _check_data(data.fingerprint, data.name)
+    best = run.checkpoint("best.pt") if data and run else None
     target = root / "results" / folder.name
     if folder.resolve().parent == target.parent.resolve():
         raise CourseError(f"{folder} is recorded already: name the folder that it was trained in.")
@@ -146,13 +149,12 @@ def record(folder: Path, data: Data | None = None, root: Path = REPOSITORY) -> P
     for file in SHARED:
         if (folder / file).exists():
             write_text(target / file, (folder / file).read_text(encoding="utf-8"))
-    if data and run:
-        _record_weights(run, target, data)
+    if best:
+        _record_weights(best, target, data)
     return target
 
 
-def _record_weights(run: Run, target: Path, data: Data) -> None:
-    best = load_own_checkpoint(run.folder / "best.pt", with_defaults(run.config))
+def _record_weights(best: dict, target: Path, data: Data) -> None:
     best["model"] = {key: value.half() if value.is_floating_point() else value for key, value in best["model"].items()}
     save_checkpoint(target / "best.pt", best)
     run = load_run(target)
@@ -195,7 +197,7 @@ def _headline(results: Results) -> str:
     told = [
         f"`{name}` **{_accuracy(runs)}** ({others:.2f} %)"
         for name, others in REPORTED.items()
-        if not name.startswith("published") and (runs := results.by_recipe.get(name))
+        if not RECIPES[name].published and (runs := results.by_recipe[name])
     ]
     begin = "Test accuracy on CIFAR-10 (in brackets the best public solution that was found)"
     return f"{begin}: {', '.join(told)}. [All results](#results)" if told else ""
@@ -322,7 +324,8 @@ def _lr_figures(results: Results) -> list[Shown]:
     for name, test in results.range_tests.items():
         alt = f"Range test of {name}: loss against learning rate"
         shown.append(Shown(f"{name}_lr_find", alt, asdict(test), partial(plots.plot_range_test, test)))
-        steps = 5 * math.ceil(test.settings["data"]["train_images"] / RECIPES[name].batch_size)  # of five epochs
+        images = test.settings["data"]["train_images"] - RECIPES[name].validation_images
+        steps = 5 * math.ceil(images / RECIPES[name].batch_size)  # of five epochs
         bounds = {"lr_min": test.lr_min, "lr_max": test.lr_max, "step_size": steps, "found_by": test.title}
         alt = f"Triangular cyclic learning rate between {test.lr_min:g} and {test.lr_max:g}"
         shown.append(Shown(f"{name}_triangular", alt, bounds, partial(plots.plot_triangular, **bounds)))
@@ -331,19 +334,16 @@ def _lr_figures(results: Results) -> list[Shown]:
 
 def _run_figures(run: Run) -> list[Shown]:
     name, source = run.recipe.name, _source(run)
-    kinds = (
-        ("curves", "Loss and accuracy", plots.plot_curves),
-        ("lr", "Learning rate and momentum of every step", plots.plot_schedule),
-        ("class_accuracy", "Test accuracy of each class", plots.plot_class_accuracy),
-        ("confusion_matrix", "Confusion matrix", plots.plot_confusion_matrix),
-    )
-    return [Shown(f"{name}_{kind}", f"{alt}: {run.title}", source, partial(plot, run)) for kind, alt, plot in kinds]
+    return [
+        Shown(f"{name}_{kind}", f"{alt}: {run.title}", source, partial(plot, run))
+        for kind, (alt, plot) in plots.RUN_FIGURES.items()
+    ]
 
 
 def _augmentation_figures(results: Results, data: Data | None) -> list[Shown]:
     shown, recorded = [], {run.recipe.name for run in results.runs}
     for name, recipe in RECIPES.items():
-        if name in recorded and not name.startswith("published"):
+        if name in recorded and not recipe.published:
             alt = f"Training images, and what the augmentation of {name} makes of them"
             draw = partial(plots.plot_augmentation, recipe, data) if data else None
             shown.append(Shown(f"{name}_augmentation", alt, recipe.augmentation, draw, photographs=True))
@@ -352,19 +352,11 @@ def _augmentation_figures(results: Results, data: Data | None) -> list[Shown]:
 
 def _gallery_figures(run: Run, data: Data | None) -> list[Shown]:
     """Of a run whose weights are recorded too."""
-    alts = {
-        "correct.png": "Correctly classified test images",
-        "misclassified.png": "Misclassified test images with actual and predicted class",
-        "gradcam.png": "The same misclassified images with GradCAM heatmaps",
-        "gradcam_correct.png": "The same correctly classified images with GradCAM heatmaps",
-        "gradcam_layers.png": "GradCAM of every layer",
-        "confused_pairs.png": "The pairs of classes most often confused",
-    }
     # Asked at most once, and only if a picture is stale: it predicts every test image.
     gallery = cache(lambda: galleries.make_gallery(run, data, load_model(run)))
     source = [json.loads((run.folder / "gallery.json").read_text(encoding="utf-8")), run.summary["weights"]]
     shown = []
-    for file, alt in alts.items():
+    for file, alt in galleries.PICTURES.items():
         draw = (lambda file=file: gallery().figures[file]()) if data else None
         name = f"{run.recipe.name}_{file.removesuffix('.png')}"
         shown.append(Shown(name, f"{alt}: {run.title}", source, draw, photographs=True))
@@ -387,7 +379,7 @@ def _plateau_figure() -> Shown:
 def _titled(run: Run, parts: list[str | Shown]) -> list[str | Shown]:
     """A run's parts of the page: our own recipes' under a heading, the published ones' to be unfolded."""
     name, seed = run.recipe.name, run.config["seed"]
-    if name.startswith("published"):
+    if run.recipe.published:
         return [f"<details>\n<summary><code>{name}</code>, seed {seed}</summary>", *parts, "</details>"]
     return [f"#### `{name}`, seed {seed}", *parts]
 
@@ -456,7 +448,7 @@ def check(root: Path = REPOSITORY) -> list[str]:
     faults = []
     for there, here in zip(_sections(old), _sections(new), strict=True):
         if there != here:
-            pairs = zip_longest(there[1].splitlines(), here[1].splitlines(), fillvalue="nothing")
+            pairs = zip_longest(there[1].split("\n"), here[1].split("\n"), fillvalue="nothing")
             shown, recorded = next((a, b) for a, b in pairs if a != b)
             faults.append(f"README.md, block {here[0]}: it says {shown!r}, results/ {recorded!r}")
     for shown in _figures(made):
@@ -499,7 +491,7 @@ def _left_over(root: Path, made: dict[str, list[str | Shown]]) -> list[Path]:
 def _save(shown: Shown, path: Path, dark: bool) -> None:
     """Draw a figure into a PNG with the digests of its source and of its pixels."""
     buffer = io.BytesIO()
-    with plots.theme(dark):
+    with plots.plt.style.context(["dark_background", DARK] if dark else {}):
         figure = shown.draw()
         figure.savefig(buffer, format="png")
         plots.plt.close(figure)

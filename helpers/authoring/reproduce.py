@@ -42,7 +42,7 @@ def reproduce(data: Data, folder: Path) -> None:
 
         run = train(recipe, data, folder, seed=seed, report=log)
         # Of one run of each of our recipes the weights too: the galleries are made from them.
-        _record(run.folder, data, weights=seed == 0 and not recipe.name.startswith("published"))
+        _record(run.folder, data, weights=seed == 0 and not recipe.published)
     if data.fingerprint != CIFAR10_FINGERPRINT:
         print(f"Trained on {data.name} and not on the complete CIFAR-10: results/ and README.md stay as they are.")
         return
@@ -69,8 +69,8 @@ def time_left(plan: Plan, data: Data, folder: Path) -> str:
         )
     if not done:
         return "the time left is known after the first epoch"
-    minutes = left * spent / done / 60
-    return f"about {minutes // 60:.0f} h {minutes % 60:02.0f} min left"
+    hours, minutes = divmod(round(left * spent / done / 60), 60)
+    return f"about {hours} h {minutes:02} min left"
 
 
 @functools.cache  # every epoch asks for all of them
