@@ -93,10 +93,10 @@ def gallery_checklist(run: Run) -> list[Demand]:
         raise CourseError(
             f"{path} is missing or damaged ({error}): `python -m helpers gallery {run.folder}` makes it."
         ) from error
-    wanted, batchnorm = gallery_size(run.recipe), assignment(run.recipe) == "resnet18_batchnorm"
+    wanted = gallery_size(run.recipe)
     demands = [Demand(f"{wanted} misclassified images", len(wrong) >= wanted, f"{len(wrong)} shown")]
     same, evidence = explained == wrong != set(), f"{len(explained & wrong)} of the {len(wrong)} misclassified images"
-    if batchnorm:
+    if assignment(run.recipe) == "resnet18_batchnorm":
         demands = [Demand(f"{wanted} correct images", len(correct) >= wanted, f"{len(correct)} shown"), *demands]
         same &= explained_too == correct
         evidence += f" and {len(explained_too & correct)} of the {len(correct)} correct ones"

@@ -139,10 +139,10 @@ def record(folder: Path, data: Data | None = None, root: Path = REPOSITORY) -> P
         _check_result(run)
         if data:
             _check_data(data.fingerprint, data.name)
-    best = run.checkpoint("best.pt") if data and run else None
     target = root / "results" / folder.name
     if folder.resolve().parent == target.parent.resolve():
         raise CourseError(f"{folder} is recorded already: name the folder that it was trained in.")
+    best = run.checkpoint("best.pt") if data and run else None
     make_folder(target)
     for file in (*SHARED, "best.pt"):
         (target / file).unlink(missing_ok=True)
