@@ -19,7 +19,7 @@ CHECKERS := 'pytest>=8' 'pytest-xdist>=3.6' 'hypothesis>=6' ruff==0.17.5 tensorb
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed and $(PYTHON) is not: try make PYTHON=python3.12"; exit 2; }
 	@$(PYTHON) -m venv .venv || { echo "On Debian and Ubuntu: apt install python3-venv"; exit 2; }
-	@echo "Installing the requirements into .venv (about 2 minutes and 6 GB, once) ..."
+	@echo "Installing the requirements into .venv (2 to 3 minutes and 7 GB, once) ..."
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt $(CHECKERS)
 	@touch $@
 

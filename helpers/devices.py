@@ -56,8 +56,8 @@ def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next step, instead of giving it back to the kernel and asking again.
 
     The activations of a step are freed and allocated anew thousands of times, and fresh pages have to be
-    cleared. Training the custom ResNet at batch 512 on two AVX512-BF16 cores, data loading included: 158 images/s
-    without, 185 with it.
+    cleared. Training the custom ResNet at batch 512 on two AVX512-BF16 cores, data loading included: 151 images/s
+    without, 190 with it (results/BENCH.md).
     """
     with suppress(OSError, AttributeError):  # another C library does as it likes
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -113,8 +113,8 @@ def explain_failures(function: Callable) -> Callable:
 def pick_device() -> Device:
     """CUDA with bfloat16 (float16 before Ampere), or the CPU with bfloat16 where it multiplies in it.
 
-    Measured on two cores with AVX512-BF16, custom ResNet at batch 512: float32 71 images/s, channels
-    last 89, with bfloat16 168. Without such instructions bfloat16 is emulated, and slow.
+    Measured on two cores with AVX512-BF16, custom ResNet at batch 512, channels last: float32 100 images/s,
+    bfloat16 190 (results/BENCH.md). Without such instructions bfloat16 is emulated, and slow.
     """
     processes = distributed.WORLD_SIZE
     times = f"{processes} x " if processes > 1 else ""

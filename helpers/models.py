@@ -75,8 +75,10 @@ NORMS = {"batch": nn.BatchNorm2d, "layer": lambda channels: nn.GroupNorm(1, chan
 
 
 class StandardizedConv2d(nn.Conv2d):
-    """A convolution whose filters are standardized (Qiao et al. 2019, *Micro-Batch Training with Batch-Channel
-    Normalization and Weight Standardization*): mean 0, and variance 1 / (in_channels * kernel height * width).
+    """A convolution whose filters are standardized: mean 0, and variance 1 / (in_channels * kernel height * width).
+
+    Qiao et al. (2019), *Weight Standardization*, later *Micro-Batch Training with Batch-Channel Normalization and
+    Weight Standardization*.
 
     It is made for norms that do not look at the batch: what all images have in common, which they leave in every
     channel, hardly passes a filter of mean 0. The paper's variance is 1. The norm that follows cancels the

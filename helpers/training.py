@@ -240,7 +240,7 @@ class Training:
 
     def __init__(self, recipe: Recipe, classes: int, steps_per_epoch: int, device: Device):
         self.recipe, self.device = recipe, device
-        torch.backends.cudnn.benchmark = True  # thousands of steps of one shape repay the search for its algorithms
+        torch.backends.cudnn.benchmark = True  # thousands of steps of one shape should repay the search; not measured
         model = make_model(recipe, classes)
         if recipe.sync_batchnorm:
             model = distributed.with_synchronised_batchnorm(model)

@@ -8,7 +8,7 @@ from helpers.errors import CourseError
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
     bench = commands.add_parser("bench", help="measure the speed of this machine, side by side with plain loops")
-    bench.add_argument("--quick", action="store_true", help="fewer rounds: under 2 minutes on 2 cores")
+    bench.add_argument("--quick", action="store_true", help="fewer rounds: about 2 minutes on 2 cores with bfloat16")
     bench.add_argument("--out", default="bench.json", metavar="FILE", help="JSON file to write (default: %(default)s)")
     report = commands.add_parser(
         "report",
