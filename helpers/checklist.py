@@ -14,7 +14,7 @@ from helpers.data import CIFAR10_FINGERPRINT
 from helpers.errors import CourseError
 from helpers.gradcam import COARSEST
 from helpers.lr_finder import load_lr, swept_values
-from helpers.models import make_model
+from helpers.models import StandardizedConv2d, make_model
 from helpers.recipes import RECIPES, OneCycle, Plateau, Recipe
 from helpers.runs import Run
 from helpers.schedules import plateau_lrs
@@ -142,7 +142,10 @@ def _resnet18_channels(run: Run, model: nn.Module) -> tuple[bool, str]:
 def _only_norm(wanted: str, run: Run, model: nn.Module) -> tuple[bool, str]:
     found = Counter(_norm_name(m) for m in model.modules() if "Norm" in type(m).__name__)
     convolutions = sum(isinstance(m, nn.Conv2d) for m in model.modules())
-    return found == {wanted: convolutions}, ", ".join(f"{count} layers of {name}" for name, count in found.items())
+    listed = [f"{count} layers of {name}" for name, count in found.items()]
+    if any(isinstance(m, StandardizedConv2d) for m in model.modules()):
+        listed.append("filters standardized")
+    return found == {wanted: convolutions}, ", ".join(listed)
 
 
 def _norm_name(module: nn.Module) -> str:
@@ -340,7 +343,7 @@ ASSIGNMENTS: dict[str, Demands] = {
     "resnet18_batchnorm": _resnet18(
         "BatchNorm",
         50,
-        ("Albumentations: HorizontalFlip, Rotate, HueSaturationValue, CutOut", partial(_transforms, COLOURED)),
+        ("Albumentations' HorizontalFlip, Rotate, HueSaturationValue, CutOut", partial(_transforms, COLOURED)),
         ("At least 91.77 % on CIFAR-10, as published", partial(_accuracy, 91.77)),
     ),
     "resnet18_layernorm": _resnet18(

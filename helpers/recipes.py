@@ -316,12 +316,12 @@ RECIPES = {  # in the order in which results are shown: ours, then the published
             batch_size=512,
             fc_bias=False,
             augmentation=(
-                *_pad_crop("BORDER_CONSTANT", fill="mean"),  # what the border held was not published
+                *_pad_crop("BORDER_CONSTANT", fill="mean"),  # border and CutOut's chance were not published
                 ("HorizontalFlip", {"p": 0.2}),
                 _cutout(8),
             ),
             optimizer="Adam",
-            schedule=OneCycle(
+            schedule=OneCycle(  # ends and momentum as torch's OneCycleLR has them by default
                 lr_max=0.0026827,
                 lr_min=0.0026827 / 25,
                 lr_end=0.0026827 / 25 / 1e4,

@@ -160,14 +160,19 @@ def test_custom_resnet_on_a_plateau_is_told_what_it_misses(tmp_path):
     assert {FOUND, "OneCycle: maximum at epoch 5"} <= set(failing(run))
 
 
-def test_brief_that_was_not_kept_is_told(tmp_path):
-    """The published solution whose brief demanded LayerNorm, judged by that brief."""
-    run = make_plateau_run(tmp_path / "run", RECIPES["published_s11_plateau_batchnorm"], accuracy=84.5)
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ("resnet18_layernorm", (True, "20 layers of layer normalisation, filters standardized")),
+        ("published_s11_plateau_layernorm", (True, "20 layers of layer normalisation")),
+        ("published_s11_plateau_batchnorm", (False, "20 layers of BatchNorm")),  # the brief demanded LayerNorm
+    ],
+)
+def test_evidence_names_the_norms_and_standardized_filters(tmp_path, recipe, expected):
+    run = make_plateau_run(tmp_path / "run", RECIPES[recipe], accuracy=84.5)
     model = make_model(run.recipe, 10)
-    met, evidence = dict(module.ASSIGNMENTS["resnet18_layernorm"])["layer normalisation only, after every convolution"](
-        run, model
-    )
-    assert not met and evidence == "20 layers of BatchNorm"
+    check = dict(module.ASSIGNMENTS["resnet18_layernorm"])["layer normalisation only, after every convolution"]
+    assert check(run, model) == expected
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ def _python(*arguments: str) -> None:
     subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, capture_output=True)
 
 
-def measure(quick: bool, report: Callable[[str], None] = print) -> dict:
+def measure(quick: bool) -> dict:
     """Measure everything; `quick` with fewer rounds and steps. Returns JSON types."""
     device, rounds = pick_device(), 3 if quick else 7
     keep_freed_memory()
@@ -246,16 +246,16 @@ def measure(quick: bool, report: Callable[[str], None] = print) -> dict:
         else dict.fromkeys(OWN, 1 if quick else 3)
     )
     result = {"provenance": device.provenance, "quick": quick}
-    report("Matrix products ...")
+    print("Matrix products ...")
     result["matrix_products"] = matrix_products(device, rounds)
-    report("Input pipeline ...")
+    print("Input pipeline ...")
     result["input_pipeline"] = input_pipeline(rounds, 512 if quick else 2048, device)
     for name in OWN:
-        report(f"Training {name} ...")
+        print(f"Training {name} ...")
         result[name] = training_epoch(
             RECIPES[name], 2 if quick else rounds, steps[name], device, result["matrix_products"]
         )
-    report("Start-up and memory ...")
+    print("Start-up and memory ...")
     result["start_up"] = start_up(1 if quick else 3)
     return result | {"peak_memory": {name: _in_a_fresh_process(peak_memory, name) for name in OWN}}
 
