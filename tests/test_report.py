@@ -118,15 +118,13 @@ def test_a_marker_that_lost_its_line_break_is_named(root):
 
 
 def test_a_table_cell_is_the_mean_and_the_sample_deviation_over_the_seeds(root):
-    for seed, accuracy in ((0, 94.0), (1, 94.2), (2, 94.7)):
-        full_run(root, "resnet18_layernorm", seed, accuracy)
+    only_runs(root, "resnet18_layernorm", {0: 94.0, 1: 94.2, 2: 94.7})
     (row,) = [line for line in report._results(load_results(root)).splitlines() if "`resnet18_layernorm`" in line]
     deviation = (((94.0 - 94.3) ** 2 + (94.2 - 94.3) ** 2 + (94.7 - 94.3) ** 2) / 2) ** 0.5
     assert deviation == pytest.approx(statistics.stdev((94.0, 94.2, 94.7)))
     assert f"| 11,173,962 | 40 | 0, 1, 2 | **94.30 ± {deviation:.2f} %** |" in row
     assert row.endswith("| 90.03 % |")
-    for seed, accuracy in ((0, 91.0), (1, 92.5)):  # too few for a deviation
-        full_run(root, "published_s10_plateau_sgd", seed, accuracy)
+    only_runs(root, "published_s10_plateau_sgd", {0: 91.0, 1: 92.5})  # too few for a deviation
     assert "`published_s10_plateau_sgd` | 11,173,962 | 50 | 0, 1 | **91.00, 92.50 %** |" in report._results(
         load_results(root)
     )
@@ -156,6 +154,13 @@ def full_run(root, name, seed, accuracy):
     return folder
 
 
+def only_runs(root, name, accuracies):
+    """`full_run` for each seed, in place of whatever is recorded of the recipe."""
+    for recorded in root.glob(f"results/{name}-cifar10-seed*"):
+        shutil.rmtree(recorded)
+    return [full_run(root, name, seed, accuracy) for seed, accuracy in accuracies.items()]
+
+
 def test_our_recipes_come_before_the_published_ones(root):
     results = load_results(root)
     for names in (list(results.by_recipe), [run.recipe.name for run in results.first]):
@@ -164,11 +169,10 @@ def test_our_recipes_come_before_the_published_ones(root):
 
 
 def test_of_every_recipe_the_first_run_with_weights_is_shown_in_the_order_of_the_recipes(root):
-    for recorded in root.glob("results/resnet18_batchnorm-*"):  # the headline below is of the run made here alone
-        shutil.rmtree(recorded)
-    ours = ("resnet18_layernorm", 0), ("resnet18_layernorm", 1), ("resnet18_batchnorm", 0), ("custom_resnet", 1)
-    for name, seed in ours:
-        folder = full_run(root, name, seed, 94.0)
+    folders = only_runs(root, "resnet18_layernorm", {0: 94.0, 1: 94.0})
+    folders += only_runs(root, "resnet18_batchnorm", {0: 94.0})
+    folders.append(full_run(root, "custom_resnet", 1, 94.0))
+    for folder in folders:
         summary = json.loads((folder / "summary.json").read_text())
         (folder / "summary.json").write_text(json.dumps(summary | {"weights": {"test_acc": 94.0}}))
     results = load_results(root)
