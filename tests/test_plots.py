@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import matplotlib
 import numpy as np
@@ -181,12 +182,20 @@ def test_unfinished_runs_and_too_many_are_told(tmp_path):
         plots.plot_comparison([run] * 7)
 
 
-def test_curves_name_the_last_figures(tmp_path):
+def test_curves_name_the_last_figures_beside_their_lines(tmp_path):
     run = make_run(tmp_path, ["cat", "dog"], "resnet18_layernorm")
-    shown = [[text.get_text() for text in ax.get_legend().get_texts()] for ax in plots.plot_curves(run).axes]
-    last = {name: values[-1] for name, values in run.history.items()}
     names = {"train": "training", "val": "validation", "test": "test"}
-    assert shown == [
-        [f"{name} {last[f'{split}_loss']:.3f}" for split, name in names.items()],
-        [f"{name} {last[f'{split}_acc']:.2f} %" for split, name in names.items()],
-    ]
+    for split in names:  # as close together as at the end of a good training
+        run.history[f"{split}_acc"][-1] = run.history["train_acc"][-1]
+        run.history[f"{split}_loss"][-1] = run.history["train_loss"][-1]
+    figure = plots.plot_curves(run)
+    figure.canvas.draw()
+    last = {name: values[-1] for name, values in run.history.items()}
+    for ax, quantity, form in zip(figure.axes, ("loss", "acc"), ("{:.3f}", "{:.2f} %"), strict=True):
+        labels = {text.get_text(): text for text in ax.texts}
+        expected = {f"{name} {form.format(last[f'{split}_{quantity}'])}": split for split, name in names.items()}
+        assert labels.keys() == expected.keys()
+        assert all(labels[text].get_color() == plots.COLOURS[split] for text, split in expected.items())
+        extents = sorted((text.get_window_extent() for text in ax.texts), key=lambda extent: extent.y0)
+        assert all(lower.y1 <= upper.y0 for lower, upper in itertools.pairwise(extents))  # none covers another
+        assert all(extent.x0 >= ax.get_window_extent().x1 and extent.x1 <= figure.bbox.x1 for extent in extents)

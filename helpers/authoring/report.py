@@ -248,8 +248,8 @@ def _weights(run: Run) -> str:
     """What the recorded weights are good for, beside what the run itself reports."""
     from_file, in_run = (run.summary[part]["test_acc"] for part in ("weights", "reported"))
     return (
-        "Drawn with the weights of this run rounded to half precision: test accuracy "
-        f"{from_file:.2f} % from that file, {in_run:.2f} % in the run."
+        "Drawn with the weights of this run rounded to half precision: "
+        f"test accuracy {from_file:.2f} % with these, {in_run:.2f} % in the run."
     )
 
 
