@@ -28,7 +28,6 @@ RUN_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00")
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 GREY = "#777777"
 MOST_CLASSES = 30  # what a figure can show by name
-LABEL_HEIGHT = 0.07  # of the axes, in a figure of curves
 NOTED = "#CF4520"  # titles of what is no plain result
 
 plt.rcParams.update(
@@ -149,18 +148,16 @@ def plot_curves(run: Run) -> Figure:
     # Losses meet at the bottom, accuracies at the top: from there their labels are moved apart.
     kinds = (("loss", "loss", "{:.3f}", 1), ("acc", "accuracy (%)", "{:.2f} %", -1))
     for ax, (quantity, unit, form, away) in zip(axes, kinds, strict=True):
-        last = {}
+        last = {split: run.history[f"{split}_{quantity}"][-1] for split in splits}
         for split in splits:
-            values = run.history[f"{split}_{quantity}"]
-            ax.plot(epochs, values, color=COLOURS[split], marker="o", markersize=3)
-            last[split] = values[-1]
+            ax.plot(epochs, run.history[f"{split}_{quantity}"], color=COLOURS[split], marker="o", markersize=3)
         for epoch in epochs[run.reduced]:
             ax.axvline(epoch - 0.5, color=GREY, linestyle=":", linewidth=1)
         ax.set(xlabel="epoch", ylabel=unit)
         ax.xaxis.get_major_locator().set_params(integer=True)
         place, (low, high) = -np.inf, ax.get_ylim()
         for split in sorted(splits, key=lambda split: away * last[split]):
-            place = max(away * (last[split] - low) / (high - low), place + LABEL_HEIGHT)
+            place = max(away * (last[split] - low) / (high - low), place + 0.07)  # of the axes: the height of a label
             text = f"{NAMES[split]} {form.format(last[split])}"
             _write(ax, text, (1.01, away * place), xycoords="axes fraction", va="center", color=COLOURS[split])
     return label_run(figure, run)

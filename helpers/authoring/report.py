@@ -246,10 +246,10 @@ def _range(values: list[float], digits: int) -> str:
 
 def _weights(run: Run) -> str:
     """What the recorded weights are good for, beside what the run itself reports."""
-    from_file, in_run = (run.summary[part]["test_acc"] for part in ("weights", "reported"))
+    rounded, in_run = (run.summary[part]["test_acc"] for part in ("weights", "reported"))
     return (
         "Drawn with the weights of this run rounded to half precision: "
-        f"test accuracy {from_file:.2f} % with these, {in_run:.2f} % in the run."
+        f"test accuracy {rounded:.2f} % with these, {in_run:.2f} % in the run."
     )
 
 

@@ -17,7 +17,7 @@ SEEDS = {  # how many; others: one
     "custom_resnet": 5,
     "resnet18_layernorm": 3,
     "resnet18_batchnorm": 3,
-    "published_s8_onecycle_sgd": 3,  # which classes it loses is luck
+    "published_s8_onecycle_sgd": 3,  # which classes it loses differs from seed to seed
     "published_s9_onecycle_adam": 2,  # the same loss
 }
 Plan = list[tuple[Recipe, int]]
