@@ -16,6 +16,8 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
+from albumentations.core.transforms_interface import BaseTransformInitSchema
+from pydantic import Field
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from helpers import distributed
@@ -25,9 +27,61 @@ from helpers.errors import CourseError
 cv2.setNumThreads(0)  # OpenCV's threads would fight the workers and torch for the cores
 
 
+class CutOut(A.ImageOnlyTransform):
+    """`holes` squares of size x size pixels, filled; their centres lie anywhere in the image, and what sticks out of it
+    is lost (DeVries & Taylor 2017, arXiv:1708.04552). The holes of albumentations' CoarseDropout lie wholly inside."""
+
+    class InitSchema(BaseTransformInitSchema):
+        size: int = Field(gt=0)
+        holes: int = Field(gt=0)
+        fill: float | tuple[float, ...]
+
+    def __init__(self, size: int, holes: int = 1, fill: float | tuple[float, ...] = 0, p: float = 0.5):
+        super().__init__(p=p)
+        self.size, self.holes, self.fill = size, holes, fill
+
+    def get_params_dependent_on_data(self, params: dict, data: dict) -> dict:
+        return {"centres": self.random_generator.integers(params["shape"][:2], size=(self.holes, 2))}
+
+    def apply(self, img: np.ndarray, centres: np.ndarray, **params) -> np.ndarray:
+        img = img.copy()
+        for top, left in centres - self.size // 2:
+            img[max(0, top) : top + self.size, max(0, left) : left + self.size] = self.fill
+        return img
+
+
+class ThreePointAffine(A.ImageOnlyTransform):
+    """The affine map that moves three points, a third of the image apart, by up to `most` pixels in x and in y each.
+
+    Borders are reflected. So did ElasticTransform of albumentations 1.3 first, with `alpha_affine` for `most`.
+    """
+
+    class InitSchema(BaseTransformInitSchema):
+        most: float = Field(gt=0)
+
+    def __init__(self, most: float, p: float = 0.5):
+        super().__init__(p=p)
+        self.most = most
+
+    def get_params_dependent_on_data(self, params: dict, data: dict) -> dict:
+        return {"moves": self.random_generator.uniform(-self.most, self.most, (3, 2))}
+
+    def apply(self, img: np.ndarray, moves: np.ndarray, **params) -> np.ndarray:
+        height, width = img.shape[:2]
+        third = min(height, width) // 3
+        corners = np.array([[third, third], [third, -third], [-third, -third]])
+        points = np.array([height // 2, width // 2]) + corners
+        matrix = cv2.getAffineTransform(points.astype(np.float32), (points + moves).astype(np.float32))
+        return cv2.warpAffine(img, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+
+
+OWN_TRANSFORMS = {transform.__name__: transform for transform in (CutOut, ThreePointAffine)}
+
+
 def compose(augmentation: tuple, mean: np.ndarray) -> A.Compose:
     """The albumentations pipeline of a recipe's (name, arguments) list, for uint8 RGB images.
 
+    Names are those of albumentations, and of the two transforms above, which it lacks.
     In the arguments "mean" stands for the channel means, `mean` * 255 rounded, and a word that begins
     with "BORDER_" for OpenCV's constant. Raises CourseError for an unknown name or argument, or a bad value.
     """
@@ -40,7 +94,7 @@ def compose(augmentation: tuple, mean: np.ndarray) -> A.Compose:
                 f'augmentation is a tuple of (name, arguments), such as ("Blur", {{}}); {entry!r} is not.'
             )
         name, arguments = entry
-        transform = getattr(A, name, None)
+        transform = OWN_TRANSFORMS.get(name) or getattr(A, name, None)
         if not isinstance(transform, type):
             raise CourseError(f"albumentations has no transform {name!r}: see https://albumentations.ai/docs.")
         given = {key: words.get(value, value) if type(value) is str else value for key, value in arguments.items()}

@@ -21,6 +21,7 @@ import numpy as np
 from helpers import distributed
 from helpers.errors import UNPRINTABLE, CourseError
 from helpers.progress import progress_bar
+from helpers.recipes import Recipe
 from helpers.settings import REPOSITORY
 
 SIZE = 32  # pixels: the networks of the course are made for 32x32 images
@@ -48,7 +49,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set. `mean` and `std` are the (3,) channel statistics of all training pixels / 255."""
+    """A data set. `mean` and `std` (3,) are what it is normalised by: by default the statistics of all training
+    pixels / 255."""
 
     name: str
     classes: tuple[str, ...]
@@ -58,6 +60,13 @@ class Data:
     std: np.ndarray
     fingerprint: str  # the same for the same labelled pictures, wherever they came from
     notes: tuple[str, ...] = ()  # what a reader has to know: synthetic, resized, shortened
+
+    def normalised_by(self, recipe: Recipe) -> "Data":
+        """The data with the mean and deviation that a recipe normalises by, if it has its own."""
+        if recipe.normalisation is None:
+            return self
+        mean, std = map(np.array, recipe.normalisation)
+        return replace(self, mean=mean, std=std)
 
     def describe(self) -> dict:
         """What a run records of its data, as JSON types."""

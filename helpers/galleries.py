@@ -80,7 +80,7 @@ def predict_test(run: Run, model: nn.Module, data: Data) -> Selection:
             f"{run.folder.name} was trained on {_named(theirs)}, and these images are {_named(data.describe())}: "
             "choose the same with --data or COURSE_DATA."
         )
-    device = pick_device()
+    device, data = pick_device(), data.normalised_by(run.recipe)
     loader = make_loader(data.test, data.mean, data.std, batch_size=500)
     logits, labels = predict(device.place(model), loader, device)
     confidence, predicted = logits.softmax(dim=1).max(dim=1)
@@ -172,7 +172,7 @@ def plot_gradcam(
         del classes["predicted"]
     figure, axes = _grid(selection, 4 - len(classes), 1 + len(classes), 1.25, 0.38)
     name, (height, width) = pick_layer(model, layer)
-    images, inputs = _images(data, selection)
+    images, inputs = _images(data.normalised_by(run.recipe), selection)
     heat = {kind: heatmaps(model, inputs, labels, name, method) for kind, labels in classes.items()}
     names = _names(data)
     for k, (first, *others) in enumerate(axes[: len(selection)]):
@@ -189,7 +189,7 @@ def plot_gradcam_layers(
     """The heatmaps of every layer for the predicted class: from fine and local to coarse and of a class."""
     sizes = map_sizes(model)
     figure, axes = _grid(selection, 1, 1 + len(sizes), 1.5, 0.4)
-    images, inputs = _images(data, selection)
+    images, inputs = _images(data.normalised_by(run.recipe), selection)
     names = _names(data)
     for k, (actual, predicted) in enumerate(zip(selection.actual, selection.predicted, strict=True)):
         plots.show_image(axes[k][0], images[k], f"{names[actual]}, taken\nfor {names[predicted]}")

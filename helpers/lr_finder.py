@@ -167,7 +167,7 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
 
     Loads it if it is recorded there. Raises CourseError, also if another one is recorded there.
     """
-    folder = lr_find_folder(folder, recipe, data, seed)
+    folder, data = lr_find_folder(folder, recipe, data, seed), data.normalised_by(recipe)
     config = runs.configuration(recipe, data.describe(), seed)
     # What the sweep does not depend on is left out: the schedule, whose bounds it is there to find.
     settings = {"recipe": swept_values(config["recipe"]), "data": config["data"], "seed": seed, "steps": steps}

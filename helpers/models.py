@@ -1,5 +1,6 @@
 """The networks of the course. Every network returns logits; the loss holds the softmax."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -47,21 +48,21 @@ class CustomResNet(nn.Module):
     """The assignment's network for 32x32 images, after David Page's DAWNBench ResNet (2018).
 
     prep 64 -> layer1 128 with a residual block -> layer2 256 -> layer3 512 with a residual block
-    -> 4x4 max-pooling -> linear. 6,573,130 parameters for ten classes.
+    -> 4x4 max-pooling -> linear. 6,573,130 parameters for ten classes. Another `width` than 64 scales all channels.
     Shapes: (N, 3, 32, 32) -> logits (N, num_classes).
 
     `logit_scale` multiplies the logits. Page uses 0.125: it tames the classifier's large first
     gradients, so that training stays stable at the learning rates the range test finds.
     """
 
-    def __init__(self, num_classes: int = 10, *, fc_bias: bool = True, logit_scale: float = 1.0):
+    def __init__(self, num_classes: int = 10, *, width: int = 64, fc_bias: bool = True, logit_scale: float = 1.0):
         super().__init__()
-        self.prep = conv_bn_relu(3, 64)
-        self.layer1 = ResidualLayer(64, 128)
-        self.layer2 = conv_bn_relu(128, 256, pool=True)
-        self.layer3 = ResidualLayer(256, 512)
+        self.prep = conv_bn_relu(3, width)
+        self.layer1 = ResidualLayer(width, 2 * width)
+        self.layer2 = conv_bn_relu(2 * width, 4 * width, pool=True)
+        self.layer3 = ResidualLayer(4 * width, 8 * width)
         self.pool = nn.MaxPool2d(4)
-        self.fc = nn.Linear(512, num_classes, bias=fc_bias)
+        self.fc = nn.Linear(8 * width, num_classes, bias=fc_bias)
         self.logit_scale = logit_scale
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,28 +95,40 @@ class BasicBlock(nn.Module):
     """`ReLU(X + conv-norm(ReLU(conv-norm(X))))`, both convolutions 3x3 (He et al. 2015, figure 5 left).
 
     Where stride or channels change, X passes a 1x1 convolution and a norm first.
-    `conv` is the class of the convolutions.
+    `conv` is the class of the convolutions; `dropouts` are the shares of channels dropped after the first ReLU, the
+    second norm and the shortcut's norm.
     Shapes: (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride).
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, norm: str, dropout: float, conv: type[nn.Conv2d]
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        norm: str,
+        conv: type[nn.Conv2d],
+        dropouts: tuple[float, float, float],
     ):
         super().__init__()
         self.conv1 = conv(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.norm1 = NORMS[norm](out_channels)
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout1 = nn.Dropout2d(dropouts[0])
         self.conv2 = conv(out_channels, out_channels, 3, padding=1, bias=False)
         self.norm2 = NORMS[norm](out_channels)
+        self.dropout2 = nn.Dropout2d(dropouts[1])
         self.shortcut = nn.Sequential()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                conv(in_channels, out_channels, 1, stride, bias=False), NORMS[norm](out_channels)
+                conv(in_channels, out_channels, 1, stride, bias=False),
+                NORMS[norm](out_channels),
+                nn.Dropout2d(dropouts[2]),
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.dropout(torch.relu(self.norm1(self.conv1(x))))
-        return torch.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
+        out = self.dropout1(torch.relu(self.norm1(self.conv1(x))))
+        out = self.dropout2(self.norm2(self.conv2(out)))
+        return torch.relu(out + self.shortcut(x))
 
 
 class ResNet18(nn.Module):
@@ -125,6 +138,8 @@ class ResNet18(nn.Module):
     `weight_standardization` makes every convolution a StandardizedConv2d, with the same parameters.
     `zero_init_residual` sets the last scale of each block to zero, so that the block starts as the
     identity (Goyal et al. 2017, section 5.1).
+    `dropouts` are the shares of channels dropped after the stem, and at the three places of each block.
+    Another `width` than 64 scales all channels.
     Shapes: (N, 3, 32, 32) -> logits (N, num_classes).
     """
 
@@ -132,23 +147,27 @@ class ResNet18(nn.Module):
         self,
         num_classes: int = 10,
         *,
+        width: int = 64,
         norm: str = "batch",
         weight_standardization: bool = False,
-        dropout: float = 0.0,
+        dropouts: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
         zero_init_residual: bool = False,
     ):
         super().__init__()
         conv = StandardizedConv2d if weight_standardization else nn.Conv2d
-        self.stem = nn.Sequential(conv(3, 64, 3, padding=1, bias=False), NORMS[norm](64), nn.ReLU(inplace=True))
-        widths = ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))
-        for number, (in_channels, out_channels, stride) in enumerate(widths, start=1):
-            blocks = (
-                BasicBlock(in_channels, out_channels, stride, norm, dropout, conv),
-                BasicBlock(out_channels, out_channels, 1, norm, dropout, conv),
-            )
-            self.add_module(f"layer{number}", nn.Sequential(*blocks))
+        block = partial(BasicBlock, norm=norm, conv=conv, dropouts=dropouts[1:])
+        self.stem = nn.Sequential(
+            conv(3, width, 3, padding=1, bias=False),
+            NORMS[norm](width),
+            nn.ReLU(inplace=True),
+            nn.Dropout2d(dropouts[0]),
+        )
+        self.layer1 = nn.Sequential(block(width, width, 1), block(width, width, 1))
+        self.layer2 = nn.Sequential(block(width, 2 * width, 2), block(2 * width, 2 * width, 1))
+        self.layer3 = nn.Sequential(block(2 * width, 4 * width, 2), block(4 * width, 4 * width, 1))
+        self.layer4 = nn.Sequential(block(4 * width, 8 * width, 2), block(8 * width, 8 * width, 1))
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(512, num_classes)
+        self.fc = nn.Linear(8 * width, num_classes)
         if zero_init_residual:
             for module in self.modules():
                 if isinstance(module, BasicBlock):
@@ -162,9 +181,15 @@ class ResNet18(nn.Module):
 def make_model(recipe: Recipe, num_classes: int) -> nn.Module:
     """The recipe's network with freshly drawn weights."""
     if recipe.model == "resnet18":
-        options = ("norm", "weight_standardization", "dropout", "zero_init_residual")
-        return ResNet18(num_classes, **{name: getattr(recipe, name) for name in options})
-    return CustomResNet(num_classes, fc_bias=recipe.fc_bias, logit_scale=recipe.logit_scale)
+        return ResNet18(
+            num_classes,
+            width=recipe.width,
+            norm=recipe.norm,
+            weight_standardization=recipe.weight_standardization,
+            dropouts=(recipe.dropout_stem, recipe.dropout, recipe.dropout_norm2, recipe.dropout_shortcut),
+            zero_init_residual=recipe.zero_init_residual,
+        )
+    return CustomResNet(num_classes, width=recipe.width, fc_bias=recipe.fc_bias, logit_scale=recipe.logit_scale)
 
 
 def load_model(run: Run) -> nn.Module:

@@ -150,6 +150,7 @@ def train(
     folder that holds another configuration or that another process trains in, a loss that is no longer
     finite, and memory that does not suffice.
     """
+    data = data.normalised_by(recipe)
     config = runs.configuration(recipe, data.describe(), seed)
     watched = settings.tensorboard() and distributed.RANK == 0  # refused, if at all, before a folder is made
     device = pick_device()
