@@ -5,7 +5,16 @@ import pytest
 import torch
 from conftest import random_images
 
-from helpers.augmentation import Batches, BatchOrder, augment, compose, denormalise, make_loader, normalise
+from helpers.augmentation import (
+    Batches,
+    BatchOrder,
+    ThreePointAffine,
+    augment,
+    compose,
+    denormalise,
+    make_loader,
+    normalise,
+)
 from helpers.data import Split
 from helpers.errors import CourseError
 from helpers.recipes import RECIPES
@@ -14,7 +23,7 @@ MEAN = np.array([0.4914, 0.4822, 0.4465])
 STD = np.array([0.2470, 0.2435, 0.2616])
 FILL = (125, 123, 114)  # 255 * MEAN = 125.3, 122.96, 113.9
 AUGMENTATION = RECIPES["custom_resnet"].augmentation
-CROPPED = {"custom_resnet": "reflect", "published_s9_onecycle_adam": "constant"}  # recipe: its border
+CROPPED = ("custom_resnet", "published_s9_onecycle_adam")
 WITH_CUTOUT = [name for name, recipe in RECIPES.items() if "CoarseDropout" in dict(recipe.augmentation)]
 
 # An image whose pixels tell where they were: 3 * row, 3 * column, and a blue that no fill has.
@@ -43,12 +52,8 @@ def five_sigma_chi_square(cells: int) -> float:
 
 
 @cache
-def expected_crops(border: str) -> dict[tuple[int, int, bool], np.ndarray]:
-    pads = [
-        np.pad(MAP[..., c], 4, mode=border, **({"constant_values": FILL[c]} if border == "constant" else {}))
-        for c in range(3)
-    ]
-    padded = np.stack(pads, axis=-1)
+def expected_crops() -> dict[tuple[int, int, bool], np.ndarray]:
+    padded = np.pad(MAP, ((4, 4), (4, 4), (0, 0)), mode="reflect")
     crops = {(y, x): padded[y : y + 32, x : x + 32] for y in range(9) for x in range(9)}
     return {(*at, flip): crop[:, ::-1] if flip else crop for at, crop in crops.items() for flip in (False, True)}
 
@@ -73,11 +78,11 @@ def test_share_of_flipped_images(recipe, p):
     assert abs(flips.mean() - p) < 5 * np.sqrt(p * (1 - p) / len(flips))
 
 
-@pytest.mark.parametrize(("recipe", "border"), CROPPED.items())
-def test_outside_the_hole_the_image_is_numpys_pad_crop_and_flip(recipe, border):
+@pytest.mark.parametrize("recipe", CROPPED)
+def test_outside_the_hole_the_image_is_numpys_pad_crop_and_flip(recipe):
     images, offsets, flips = draws(recipe)
     for image, (y, x), flip in zip(images, offsets, flips, strict=True):
-        other = (image != expected_crops(border)[int(y), int(x), bool(flip)]).any(axis=-1)
+        other = (image != expected_crops()[int(y), int(x), bool(flip)]).any(axis=-1)
         assert other.sum() <= 64
         assert (image[other] == FILL).all()
 
@@ -95,11 +100,11 @@ def holes(images: np.ndarray, originals: np.ndarray, size=8) -> np.ndarray:
     return np.array(corners)
 
 
-CUTOUT = {name: (16, 1.0) for name in WITH_CUTOUT} | {
+CUTOUT = {
     "custom_resnet": (8, 1.0),
-    "published_s9_onecycle_adam": (8, 1.0),
-    "published_s10_plateau_sgd": (16, 0.75),
-    "published_s10_plateau_albumentations": (16, 0.5),
+    "resnet18_batchnorm": (16, 1.0),
+    "resnet18_layernorm": (16, 1.0),
+    "published_s9_onecycle_adam": (8, 0.5),
 }
 
 
@@ -121,9 +126,48 @@ def test_cutout_is_one_mean_filled_hole_of_the_recipes_size_and_share_anywhere_i
 def test_crop_flip_and_hole_are_drawn_independently():
     images, offsets, flips = draws("custom_resnet")
     keys = zip(offsets[:, 0].tolist(), offsets[:, 1].tolist(), flips.tolist(), strict=True)
-    corners = holes(images, [expected_crops("reflect")[key] for key in keys])
+    corners = holes(images, [expected_crops()[key] for key in keys])
     correlations = np.corrcoef(np.column_stack([offsets, flips, corners]).T) - np.eye(5)
     assert np.abs(correlations).max() < 5 / np.sqrt(len(images))
+
+
+def test_cutout_of_the_paper_is_cut_off_where_its_centre_lies_at_the_border():
+    pipeline = compose((("CutOut", {"size": 8, "fill": "mean", "p": 1.0}),), MEAN)
+    spans = {0: [], 1: []}
+    for image in augment(np.stack([MAP] * 4000), pipeline, 0):
+        filled = (image == FILL).all(axis=-1)
+        (top, left), (bottom, right) = np.argwhere(filled).min(axis=0), np.argwhere(filled).max(axis=0) + 1
+        assert filled.sum() == (bottom - top) * (right - left)
+        spans[0].append((top, bottom))
+        spans[1].append((left, right))
+    expected = [(max(0, centre - 4), min(32, centre + 4)) for centre in range(32)]  # DeVries & Taylor's own code
+    for found in spans.values():
+        counts = np.array([found.count(span) for span in expected])
+        assert counts.sum() == 4000 and chi_square(counts) < five_sigma_chi_square(32)
+
+
+def test_cutout_takes_several_holes_and_a_chance():
+    images = augment(np.stack([MAP + 1] * 2000), compose((("CutOut", {"size": 2, "holes": 3, "p": 0.5}),), MEAN), 0)
+    areas = (images == 0).all(axis=-1).sum(axis=(1, 2))
+    assert abs((areas > 0).mean() - 0.5) < 5 * np.sqrt(0.25 / 2000)
+    assert areas.max() == 3 * 4
+
+
+@pytest.mark.parametrize("move", [(0, 0), (3, -2)])
+def test_three_point_affine_that_moves_all_points_alike_shifts_the_image(move):
+    right, down = move
+    shifted = ThreePointAffine(most=50).apply(MAP, moves=np.array([move] * 3))
+    padded = np.pad(MAP, ((4, 4), (4, 4), (0, 0)), mode="reflect")
+    np.testing.assert_array_equal(shifted, padded[4 - down : 36 - down, 4 - right : 36 - right])
+
+
+def test_three_point_affine_moves_each_point_by_its_own_draw():
+    points, moves = np.array([[26, 26], [26, 6], [6, 6]]), np.array([[-4, 1], [2, 5], [3, 4]])
+    for (x, y), (dx, dy) in zip(points, moves, strict=True):
+        image = np.zeros((32, 32, 3), np.uint8)
+        image[y - 1 : y + 2, x - 1 : x + 2] = 255
+        moved = ThreePointAffine(most=50).apply(image, moves=moves)[..., 0]
+        assert moved[y + dy, x + dx] == 255 and moved[:, 10].max() < 255
 
 
 # --- augment
