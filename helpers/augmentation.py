@@ -20,9 +20,9 @@ from albumentations.core.transforms_interface import BaseTransformInitSchema
 from pydantic import Field
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from helpers import distributed
 from helpers.data import Split
-from helpers.errors import CourseError
+from helpers.plumbing import distributed
+from helpers.plumbing.errors import CourseError
 
 cv2.setNumThreads(0)  # OpenCV's threads would fight the workers and torch for the cores
 

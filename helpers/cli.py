@@ -6,9 +6,10 @@ import shlex
 import signal
 import sys
 
-from helpers import distributed, recipes, settings
+from helpers import recipes, settings
 from helpers.authoring import commands as authoring
-from helpers.errors import CourseError
+from helpers.plumbing import distributed
+from helpers.plumbing.errors import CourseError
 
 # The keys of galleries.ORDERS and gradcam.METHODS, whose import takes seconds.
 ORDERS = ("first", "confident", "per-class")

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers import distributed
-from helpers.errors import UNPRINTABLE, CourseError
-from helpers.progress import progress_bar
+from helpers.plumbing import distributed
+from helpers.plumbing.errors import UNPRINTABLE, CourseError
+from helpers.plumbing.progress import progress_bar
 from helpers.recipes import Recipe
 from helpers.settings import REPOSITORY
 
@@ -223,7 +223,7 @@ def _as_data(arrays: Mapping[str, np.ndarray], name: str) -> Data:
 
 
 def _load_synthetic() -> Data:
-    from helpers import synthetic
+    from helpers.plumbing import synthetic
 
     def drawn() -> dict:
         train, test = (

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helpers import distributed
-from helpers.devices import Device
+from helpers.plumbing import distributed
+from helpers.plumbing.devices import Device
 
 
 def cross_entropy_of_softmax(logits: Tensor, labels: Tensor, **options) -> Tensor:

@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from helpers import plots
+from helpers.assignment.checklist import gallery_size
 from helpers.augmentation import make_loader, normalise
-from helpers.checklist import gallery_size
-from helpers.checkpoints import write_text
 from helpers.data import Data
-from helpers.devices import pick_device
-from helpers.errors import CourseError
 from helpers.evaluation import predict
 from helpers.gradcam import check_method, heatmaps, map_sizes, pick_layer
+from helpers.plumbing.devices import pick_device
+from helpers.plumbing.errors import CourseError
+from helpers.plumbing.files import write_text
 from helpers.runs import Run, locked
 
 ORDERS = {

@@ -10,7 +10,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from helpers.data import SIZE
-from helpers.errors import CourseError
+from helpers.plumbing.errors import CourseError
 
 METHODS = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus}
 COARSEST = 5  # positions a side: smaller maps say little more than "somewhere"

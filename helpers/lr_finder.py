@@ -27,13 +27,13 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from helpers import runs
-from helpers.checkpoints import read_json, write_text
 from helpers.data import Data
-from helpers.devices import Device, explain_failures, keep_freed_memory, pick_device
-from helpers.errors import CourseError
 from helpers.evaluation import LOSSES
 from helpers.models import make_model
-from helpers.progress import progress_bar
+from helpers.plumbing.devices import Device, explain_failures, keep_freed_memory, pick_device
+from helpers.plumbing.errors import CourseError
+from helpers.plumbing.files import read_json, write_text
+from helpers.plumbing.progress import progress_bar
 from helpers.recipes import OneCycle, Plateau, Recipe, change_notes
 from helpers.training import (
     make_loaders,

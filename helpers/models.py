@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helpers.checkpoints import file_digest
-from helpers.errors import CourseError
+from helpers.plumbing.errors import CourseError
+from helpers.plumbing.files import file_digest
 from helpers.recipes import Recipe
 from helpers.runs import Run
 

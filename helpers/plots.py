@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from helpers.augmentation import augment, compose
-from helpers.checkpoints import write_atomically
 from helpers.data import Data
-from helpers.errors import CourseError
 from helpers.evaluation import LOSSES
 from helpers.lr_finder import RangeTest
+from helpers.plumbing.errors import CourseError
+from helpers.plumbing.files import write_atomically
 from helpers.recipes import Plateau, Recipe
 from helpers.runs import Run
 from helpers.schedules import plateau_lrs, triangular

@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 
-from helpers.errors import CourseError
+from helpers.plumbing.errors import CourseError
 
 Problems = tuple[tuple[bool, str], ...]  # (whether something is wrong, what)
 DROPOUTS = ("dropout_stem", "dropout", "dropout_norm2", "dropout_shortcut")

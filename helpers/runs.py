@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from helpers import __version__
-from helpers.checkpoints import check_shape, load_checkpoint, make_folder, read_json, write_text
-from helpers.errors import CourseError
+from helpers.plumbing.errors import CourseError
+from helpers.plumbing.files import check_shape, load_checkpoint, make_folder, read_json, write_text
 from helpers.recipes import RECIPES, Plateau, Recipe, as_dict, change_notes, from_dict
 from helpers.settings import REPOSITORY, recorded_only
 

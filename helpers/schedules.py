@@ -8,7 +8,7 @@ import torch
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from helpers.errors import CourseError
+from helpers.plumbing.errors import CourseError
 from helpers.recipes import OneCycle, Plateau, Recipe
 
 # In float16 a step whose gradients overflow is left out, perhaps the very first, and its schedule goes on all the same.

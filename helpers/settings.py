@@ -11,7 +11,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from helpers.errors import CourseError
+from helpers.plumbing.errors import CourseError
 from helpers.recipes import FAST_LIMIT
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -17,19 +17,20 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from helpers import distributed, runs, settings
+from helpers import runs, settings
 from helpers.augmentation import compose, make_loader
-from helpers.batch_augmentation import ResidentBatches, can_augment
-from helpers.checkpoints import check_shape, save_checkpoint, write_text
 from helpers.data import Data, stratified_split
-from helpers.devices import Device, explain_failures, keep_freed_memory, pick_device
-from helpers.errors import CourseError
 from helpers.evaluation import LOSSES, confusion_matrix, loss_and_accuracy, predict, to_device
 from helpers.models import load_weights, make_model
-from helpers.progress import progress_bar
+from helpers.plumbing import distributed
+from helpers.plumbing.devices import Device, explain_failures, keep_freed_memory, pick_device
+from helpers.plumbing.errors import CourseError
+from helpers.plumbing.files import check_shape, save_checkpoint, write_text
+from helpers.plumbing.gpu_batches import ResidentBatches, can_augment
+from helpers.plumbing.progress import progress_bar
+from helpers.plumbing.tensorboard_log import open_log
 from helpers.recipes import Recipe
 from helpers.schedules import make_schedule, momentum_of
-from helpers.tensorboard_log import open_log
 
 EVALUATION_BATCH = 500
 CHANGE = "by --set, or in a notebook by recipes.changed"  # how a user lowers what is too large

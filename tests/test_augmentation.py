@@ -16,7 +16,7 @@ from helpers.augmentation import (
     normalise,
 )
 from helpers.data import Split
-from helpers.errors import CourseError
+from helpers.plumbing.errors import CourseError
 from helpers.recipes import RECIPES
 
 MEAN = np.array([0.4914, 0.4822, 0.4465])

@@ -7,10 +7,10 @@ import torch
 from conftest import random_images
 
 from helpers.augmentation import augment, compose, make_loader
-from helpers.batch_augmentation import ResidentBatches, augment_batch, can_augment
 from helpers.data import Split
-from helpers.devices import pick_device
 from helpers.evaluation import predict
+from helpers.plumbing.devices import pick_device
+from helpers.plumbing.gpu_batches import ResidentBatches, augment_batch, can_augment
 from helpers.recipes import RECIPES, changed
 from helpers.training import Training
 

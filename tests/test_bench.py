@@ -7,7 +7,7 @@ from conftest import random_images
 
 from helpers.authoring import bench
 from helpers.data import Split
-from helpers.devices import Device, pick_device
+from helpers.plumbing.devices import Device, pick_device
 from helpers.recipes import RECIPES, changed
 
 CPU = Device(torch.device("cpu"), torch.float32, "test")

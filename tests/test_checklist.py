@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from helpers import checklist as module
-from helpers.checklist import checklist
-from helpers.checkpoints import save_checkpoint
+from helpers.assignment import checklist as module
+from helpers.assignment.checklist import checklist
 from helpers.data import CIFAR10_FINGERPRINT
-from helpers.errors import CourseError
 from helpers.lr_finder import RangeTest, swept_values
 from helpers.models import make_model
+from helpers.plumbing.errors import CourseError
+from helpers.plumbing.files import save_checkpoint
 from helpers.recipes import RECIPES, as_dict, changed, with_epochs
 from helpers.runs import Run, configuration
 

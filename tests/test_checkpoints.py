@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import checkpoints
-from helpers.checkpoints import load_checkpoint, save_checkpoint, write_text
-from helpers.errors import CourseError
+from helpers.plumbing import files as checkpoints
+from helpers.plumbing.errors import CourseError
+from helpers.plumbing.files import load_checkpoint, save_checkpoint, write_text
 
 STATE = {"model": {"weight": torch.arange(6.0).view(2, 3)}, "epoch": 3, "log": ["a line"], "lr": 0.1, "none": None}
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from helpers import convolution
-from helpers.devices import Device
 from helpers.models import make_model
+from helpers.plumbing import convolution
+from helpers.plumbing.devices import Device
 from helpers.recipes import RECIPES
 
 

@@ -17,7 +17,7 @@ from torchvision.datasets import CIFAR10
 
 import helpers.data
 from helpers.data import channel_statistics, load_data, stratified_split
-from helpers.errors import CourseError
+from helpers.plumbing.errors import CourseError
 
 GREY_LEVEL = 77
 

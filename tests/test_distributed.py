@@ -16,13 +16,14 @@ import torch
 from conftest import random_images, write_folder
 from torch.nn import functional as F
 
-from helpers import cli, devices, distributed, synthetic, training
+from helpers import cli, training
 from helpers.augmentation import make_loader
-from helpers.batch_augmentation import ResidentBatches
 from helpers.data import Data, Split, channel_statistics
-from helpers.devices import Device, pick_device
-from helpers.errors import CourseError
 from helpers.evaluation import predict
+from helpers.plumbing import devices, distributed, synthetic
+from helpers.plumbing.devices import Device, pick_device
+from helpers.plumbing.errors import CourseError
+from helpers.plumbing.gpu_batches import ResidentBatches
 from helpers.recipes import RECIPES, changed, get_recipe, with_epochs
 from helpers.runs import HISTORY_COLUMNS, load_run
 from helpers.settings import REPOSITORY

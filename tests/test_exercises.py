@@ -11,9 +11,10 @@ import pytest
 import torch
 from IPython.core.inputtransformer2 import TransformerManager
 
-from helpers import exercises, lr_finder
-from helpers.authoring.students import NOTEBOOKS, make_student_copies
-from helpers.errors import CourseError
+from helpers import lr_finder
+from helpers.assignment import exercises
+from helpers.assignment.students import NOTEBOOKS, make_student_copies
+from helpers.plumbing.errors import CourseError
 from helpers.schedules import triangular
 
 # Typical wrong answers to each exercise, as a student may write them, and what the sentence has to speak of.

@@ -30,10 +30,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from helpers import lr_finder, runs, training
 from helpers.augmentation import make_loader
-from helpers.checkpoints import load_checkpoint
 from helpers.cli import main
 from helpers.data import load_data
-from helpers.errors import CourseError
+from helpers.plumbing.errors import CourseError
+from helpers.plumbing.files import load_checkpoint
 from helpers.recipes import changed, get_recipe, with_epochs
 from helpers.settings import REPOSITORY
 

@@ -27,12 +27,12 @@ import helpers.data
 import helpers.lr_finder
 import helpers.training
 from helpers import plots
-from helpers.checklist import checklist, gallery_checklist
+from helpers.assignment.checklist import checklist, gallery_checklist
 from helpers.cli import main
 from helpers.data import load_data
-from helpers.devices import pick_device
-from helpers.errors import UNPRINTABLE, CourseError
 from helpers.lr_finder import load_lr
+from helpers.plumbing.devices import pick_device
+from helpers.plumbing.errors import UNPRINTABLE, CourseError
 from helpers.recipes import RECIPES, changed, from_dict, parse_assignments
 from helpers.runs import load_run
 from helpers.training import Training, make_loaders, train

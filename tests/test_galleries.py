@@ -13,11 +13,11 @@ matplotlib.use("agg")
 from test_cli import helpers
 
 from helpers import cli, galleries, gradcam
+from helpers.assignment.checklist import gallery_checklist
 from helpers.augmentation import denormalise, normalise
-from helpers.checklist import gallery_checklist
 from helpers.data import load_data
-from helpers.errors import CourseError
 from helpers.models import load_model
+from helpers.plumbing.errors import CourseError
 from helpers.recipes import RECIPES, as_dict, get_recipe
 from helpers.training import train
 

@@ -6,11 +6,11 @@ import torch
 from conftest import random_images
 
 from helpers import lr_finder, training
-from helpers.batch_augmentation import ResidentBatches
 from helpers.data import Split, load_data
-from helpers.devices import Device
 from helpers.gradcam import heatmaps
 from helpers.models import make_model
+from helpers.plumbing.devices import Device
+from helpers.plumbing.gpu_batches import ResidentBatches
 from helpers.recipes import RECIPES, changed, with_epochs
 from helpers.runs import load_run
 

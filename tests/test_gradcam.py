@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.errors import CourseError
 from helpers.gradcam import heatmaps, map_sizes, pick_layer
 from helpers.models import make_model
+from helpers.plumbing.errors import CourseError
 from helpers.recipes import RECIPES
 
 

@@ -9,13 +9,13 @@ import pytest
 from conftest import random_images, write_folder
 from test_checklist import CIFAR10, CUSTOM, make_run
 
-from helpers.authoring.grading import MEASURED, RECORDED, WEIGHTS, grade
-from helpers.checklist import ASSIGNMENTS, assignment
-from helpers.checkpoints import load_checkpoint, save_checkpoint
+from helpers.assignment.checklist import ASSIGNMENTS, assignment
+from helpers.assignment.grading import MEASURED, RECORDED, WEIGHTS, grade
 from helpers.cli import main
 from helpers.data import load_data
-from helpers.errors import CourseError
 from helpers.models import make_model
+from helpers.plumbing.errors import CourseError
+from helpers.plumbing.files import load_checkpoint, save_checkpoint
 from helpers.recipes import RECIPES, changed, with_epochs
 from helpers.runs import HISTORY_COLUMNS, STEP_COLUMNS, configuration, to_csv
 from helpers.training import train

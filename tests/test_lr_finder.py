@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import lr_finder, synthetic
+from helpers import lr_finder
 from helpers.augmentation import make_loader
-from helpers.batch_augmentation import ResidentBatches
 from helpers.data import Data, Split, channel_statistics
-from helpers.devices import Device
-from helpers.errors import CourseError
+from helpers.plumbing import synthetic
+from helpers.plumbing.devices import Device
+from helpers.plumbing.errors import CourseError
+from helpers.plumbing.gpu_batches import ResidentBatches
 from helpers.recipes import changed, get_recipe
 from helpers.training import make_optimizer
 

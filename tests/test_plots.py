@@ -9,8 +9,8 @@ from conftest import random_images
 matplotlib.use("agg")
 from helpers import plots
 from helpers.data import Data, Split, channel_statistics
-from helpers.errors import CourseError
 from helpers.lr_finder import RangeTest
+from helpers.plumbing.errors import CourseError
 from helpers.recipes import RECIPES, Plateau, with_epochs
 from helpers.runs import HISTORY_COLUMNS, Run, configuration
 

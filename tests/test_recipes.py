@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from helpers import recipes
-from helpers.errors import CourseError
+from helpers.plumbing.errors import CourseError
 from helpers.recipes import (
     RECIPES,
     Recipe,

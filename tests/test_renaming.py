@@ -8,7 +8,7 @@ import pytest
 
 from helpers import GITHUB
 from helpers.authoring.renaming import FILES, rename
-from helpers.errors import CourseError
+from helpers.plumbing.errors import CourseError
 
 
 def contents(folder):

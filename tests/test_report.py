@@ -10,9 +10,9 @@ from helpers import cli
 from helpers.authoring import report
 from helpers.authoring.report import Results, check, load_results, record
 from helpers.data import load_data
-from helpers.errors import CourseError
 from helpers.galleries import predict_test
 from helpers.models import load_model
+from helpers.plumbing.errors import CourseError
 from helpers.recipes import RECIPES, as_dict, changed, with_epochs
 from helpers.runs import HISTORY_COLUMNS, load_run, to_csv
 from helpers.settings import REPOSITORY

@@ -10,7 +10,7 @@ from PIL import Image
 from helpers.authoring.render import render
 from helpers.authoring.reproduce import multiply_adds, time_left
 from helpers.data import load_data
-from helpers.errors import CourseError
+from helpers.plumbing.errors import CourseError
 from helpers.recipes import RECIPES
 from helpers.runs import HISTORY_COLUMNS, to_csv
 from helpers.settings import REPOSITORY

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.errors import CourseError
+from helpers.plumbing.errors import CourseError
 from helpers.recipes import RECIPES, OneCycle, Plateau
 from helpers.schedules import make_schedule, momentum_of, one_cycle, plateau_lrs, triangular
 from helpers.settings import REPOSITORY

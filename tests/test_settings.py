@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from helpers import settings
-from helpers.errors import CourseError
+from helpers.plumbing.errors import CourseError
 
 
 @pytest.mark.parametrize(("fast", "folder"), [("", "cifar10-runs"), ("1", "cifar10-runs/fast")])

@@ -153,7 +153,7 @@ def test_missing_packages_are_installed_and_no_other_is_replaced(tmp_path):
 
     def install(*requirements):
         (tmp_path / "requirements.txt").write_text("\n".join(("# of a test", *requirements)))
-        script = "import pathlib, helpers.setup as s; s.install_missing(pathlib.Path('requirements.txt'))"
+        script = "import pathlib, helpers.plumbing.setup as s; s.install_missing(pathlib.Path('requirements.txt'))"
         done = python("-c", script)
         versions = python("-c", "import preinstalled, missing; print(preinstalled.version, missing.version)").stdout
         return done, versions.strip()

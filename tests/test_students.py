@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from helpers.authoring.students import NOTEBOOKS, make_student_copies
-from helpers.errors import CourseError
+from helpers.assignment.students import NOTEBOOKS, make_student_copies
+from helpers.plumbing.errors import CourseError
 from helpers.settings import REPOSITORY
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from helpers.synthetic import CLASSES, SHAPES, draw
+from helpers.plumbing.synthetic import CLASSES, SHAPES, draw
 
 
 def test_ten_classes_in_alphabetical_order():

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helpers import synthetic, training
+from helpers import training
 from helpers.augmentation import normalise
 from helpers.data import Data, Split, channel_statistics, load_data
-from helpers.devices import Device, pick_device
-from helpers.errors import CourseError
 from helpers.evaluation import confusion_matrix, cross_entropy_of_softmax, loss_and_accuracy, predict
 from helpers.models import load_model, make_model
+from helpers.plumbing import synthetic
+from helpers.plumbing.devices import Device, pick_device
+from helpers.plumbing.errors import CourseError
 from helpers.recipes import changed, get_recipe, with_epochs
 from helpers.runs import HISTORY_COLUMNS, load_run
 

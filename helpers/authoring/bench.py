@@ -25,8 +25,8 @@ from torchvision.transforms import v2
 
 from helpers.augmentation import make_loader
 from helpers.data import SIZE, Data, Split, channel_statistics, load_data
-from helpers.devices import Device, keep_freed_memory, pick_device
 from helpers.models import make_model
+from helpers.plumbing.devices import Device, keep_freed_memory, pick_device
 from helpers.recipes import RECIPES, Plateau, Recipe
 from helpers.settings import REPOSITORY
 from helpers.training import Training, make_loaders, make_optimizer

@@ -3,7 +3,7 @@
 import argparse
 
 from helpers import settings
-from helpers.errors import CourseError
+from helpers.plumbing.errors import CourseError
 
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
@@ -46,7 +46,7 @@ def run_bench(options: argparse.Namespace) -> None:
     import json
 
     from helpers.authoring.bench import measure, table
-    from helpers.checkpoints import make_folder, write_text
+    from helpers.plumbing.files import make_folder, write_text
 
     path = settings.folder(options.out)
     if path.is_dir():  # "" is the current folder
@@ -104,7 +104,7 @@ def run_render(options: argparse.Namespace) -> None:
 
 
 def run_check(options: argparse.Namespace) -> int:
-    from helpers.authoring.grading import grade
+    from helpers.assignment.grading import grade
 
     folders = [settings.named_run(name, options.runs) for name in options.run]
     runs = [folder for folder in folders if not (folder / "lr_find.json").exists()]  # that is looked at with its run
@@ -134,7 +134,7 @@ def run_rename(options: argparse.Namespace) -> None:
 
 
 def run_students(options: argparse.Namespace) -> None:
-    from helpers.authoring.students import make_student_copies
+    from helpers.assignment.students import make_student_copies
 
     for path in make_student_copies(settings.folder(options.out)):
         print(path)

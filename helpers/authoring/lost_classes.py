@@ -13,8 +13,8 @@ from itertools import islice
 
 from helpers.augmentation import make_loader
 from helpers.data import load_data
-from helpers.devices import keep_freed_memory, pick_device
 from helpers.evaluation import predict
+from helpers.plumbing.devices import keep_freed_memory, pick_device
 from helpers.recipes import get_recipe
 from helpers.settings import REPOSITORY
 from helpers.training import Training, make_loaders, seed_everything

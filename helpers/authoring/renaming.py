@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from helpers import GITHUB
-from helpers.checkpoints import write_atomically
-from helpers.errors import CourseError
+from helpers.plumbing.errors import CourseError
+from helpers.plumbing.files import write_atomically
 from helpers.settings import REPOSITORY
 
 # The package comes last: it tells the old name, so that a renaming that was interrupted can be repeated.

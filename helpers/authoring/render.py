@@ -12,8 +12,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from PIL import Image, ImageChops, ImageStat
 
-from helpers.checkpoints import write_text
-from helpers.errors import CourseError
+from helpers.plumbing.errors import CourseError
+from helpers.plumbing.files import write_text
 from helpers.settings import REPOSITORY
 
 LONGEST = 900  # seconds for a cell

@@ -24,11 +24,11 @@ from PIL import Image, PngImagePlugin
 from torchinfo import summary
 
 from helpers import galleries, plots
-from helpers.checkpoints import file_digest, make_folder, save_checkpoint, write_atomically, write_text
 from helpers.data import CIFAR10_FINGERPRINT, SIZE, Data
-from helpers.errors import CourseError
 from helpers.lr_finder import RangeTest, load_lr, swept_values
 from helpers.models import load_model, make_model
+from helpers.plumbing.errors import CourseError
+from helpers.plumbing.files import file_digest, make_folder, save_checkpoint, write_atomically, write_text
 from helpers.recipes import RECIPES, Plateau, as_dict, compared, differences
 from helpers.runs import Run, load_run, write_summary
 from helpers.settings import REPOSITORY

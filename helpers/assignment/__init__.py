@@ -1,0 +1,1 @@
+"""What is demanded of students, and how it is judged."""

@@ -1,0 +1,157 @@
+"""What the machine at hand computes fastest with: device, precision, memory format."""
+
+import ctypes
+import functools
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from helpers.plumbing import distributed
+from helpers.plumbing.convolution import SmallMapsAsProducts
+from helpers.plumbing.errors import CourseError
+from helpers.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Device:
+    """A torch device and the dtype of its autocast; float32 means no autocast."""
+
+    device: torch.device
+    dtype: torch.dtype
+    name: str
+    amx: bool = False  # a CPU with units for matrix products
+
+    @property
+    def precision(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def provenance(self) -> str:
+        """What a figure says of where it was made: device, precision, versions."""
+        return f"{self.name}, {self.precision}, torch {torch.__version__}"
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Computes in the device's precision, and in the way that is fastest there."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32))
+            if self.amx:
+                stack.enter_context(SmallMapsAsProducts(self.dtype))
+            yield
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Loss scaling, which float16 gradients need; it passes through for the other dtypes."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+    def place(self, module: torch.nn.Module) -> torch.nn.Module:
+        """The module on the device, channels last: convolutions then read memory in order."""
+        return module.to(self.device, memory_format=torch.channels_last)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next step, instead of giving it back to the kernel and asking again.
+
+    The activations of a step are freed and allocated anew thousands of times, and fresh pages have to be
+    cleared. Training the custom ResNet at batch 512 on two AVX512-BF16 cores, data loading included: 151 images/s
+    without, 190 with it (results/BENCH.md).
+    """
+    with suppress(OSError, AttributeError):  # another C library does as it likes
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap too
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap does not shrink
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the host refused memory: for the host PyTorch has no exception of its own."""
+    signs = ("can't allocate memory", "out of memory", "_ALLOC_FAILED", "Cannot allocate memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def explain_failures(function: Callable) -> Callable:
+    """Decorates what computes with a recipe, its first argument.
+
+    Raises CourseError, with what to change and by how much, if memory runs out, a data loading process dies, or the
+    GPU is one that PyTorch was not built for.
+    """
+
+    @functools.wraps(function)
+    def explained(recipe: Recipe, *arguments, **options):
+        try:
+            return function(recipe, *arguments, **options)
+        except (MemoryError, OSError, RuntimeError) as error:
+            reason = (str(error) or repr(error)).splitlines()[0]
+            if out_of_memory(error):
+                rates = {key: vars(recipe.schedule).get(key) for key in ("lr", "lr_min", "lr_max")}
+                halved = {"batch_size": max(1, recipe.batch_size // 2)} | {k: v / 2 for k, v in rates.items() if v}
+                sentence = (
+                    f"The memory does not suffice for batch_size={recipe.batch_size} ({reason}): close what else uses "
+                    "it, such as other notebooks, and run the same again; or halve the batches and with them the "
+                    f"learning rate, --set {' '.join(f'{key}={value:g}' for key, value in halved.items())}, in another "
+                    "--runs folder if epochs are finished here."
+                )
+            elif "DataLoader worker" in str(error):
+                sentence = (
+                    f"A process that loads data died ({reason}): run the same again to go on after the last finished "
+                    "epoch; if it happens again, the machine has too little memory, and others on it use some."
+                )
+            elif "no kernel image" in str(error):
+                sentence = (
+                    f"This PyTorch does not support {torch.cuda.get_device_name()} ({reason}): choose another GPU, on "
+                    "Kaggle T4 x2, or set CUDA_VISIBLE_DEVICES to nothing and start again to use the CPU."
+                )
+            else:
+                raise
+        raise CourseError(sentence)  # not within `except`, where it would keep the tensors of the failed step alive
+
+    return explained
+
+
+def pick_device() -> Device:
+    """CUDA with bfloat16 (float16 before Ampere), or the CPU with bfloat16 where it multiplies in it.
+
+    Measured on two cores with AVX512-BF16, custom ResNet at batch 512, channels last: float32 100 images/s,
+    bfloat16 190 (results/BENCH.md). Without such instructions bfloat16 is emulated, and slow.
+    """
+    processes = distributed.WORLD_SIZE
+    times = f"{processes} x " if processes > 1 else ""
+    if torch.cuda.is_available():
+        device = torch.device("cuda")
+        if processes > 1:
+            device = torch.device("cuda", _own_gpu())
+            torch.cuda.set_device(device)
+        native_bf16 = torch.cuda.get_device_capability()[0] >= 8
+        dtype = torch.bfloat16 if native_bf16 else torch.float16
+        return Device(device, dtype, times + torch.cuda.get_device_name())
+    cpu_info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    amx = "amx_bf16" in cpu_info
+    native_bf16 = "avx512_bf16" in cpu_info or amx
+    model = next((line.split(":")[1].strip() for line in cpu_info.splitlines() if "model name" in line), "CPU")
+    name = f"{times}{model}, {torch.get_num_threads()} threads"
+    return Device(torch.device("cpu"), torch.bfloat16 if native_bf16 else torch.float32, name, amx)
+
+
+def _own_gpu() -> int:
+    processes, gpus = distributed.LOCAL_WORLD_SIZE, torch.cuda.device_count()
+    if processes > gpus:
+        raise CourseError(
+            f"torchrun started {processes} processes on a machine with {gpus} GPU{'s' if gpus > 1 else ''}, and each "
+            f"needs its own: use --nproc-per-node {gpus}, or no torchrun for a single GPU."
+        )
+    return distributed.LOCAL_RANK
+
+
+def describe_machine() -> str:
+    """For a notebook's start: what will be used, and what to do if a GPU is not switched on."""
+    device = pick_device()
+    text = f"{device.provenance}, Python {platform.python_version()}"
+    if device.device.type == "cpu":
+        text += (
+            "\nNo GPU: a training of full length takes one hour to a day, by processor. In Colab choose Runtime > "
+            "Change runtime type > T4 GPU, on Kaggle Settings > Accelerator > GPU T4 x2; or set COURSE_FAST=1 before "
+            "the start to see everything on a small scale."
+        )
+    return text

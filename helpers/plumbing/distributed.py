@@ -1,0 +1,218 @@
+"""One training in several processes, as torchrun starts them: who does what, and how their figures become one.
+
+Each process computes its share of every batch, and torch's DistributedDataParallel averages their gradients. Only the
+first speaks and writes. Without torchrun, or in a single process, everything here is the plain computation.
+"""
+
+import functools
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from datetime import timedelta
+
+from helpers.plumbing.errors import CourseError
+
+
+def _of_torchrun(variable: str, otherwise: int) -> int:
+    return int(os.environ[variable]) if "TORCHELASTIC_RUN_ID" in os.environ else otherwise
+
+
+RANK, WORLD_SIZE = _of_torchrun("RANK", 0), _of_torchrun("WORLD_SIZE", 1)  # among the processes of all machines
+LOCAL_RANK, LOCAL_WORLD_SIZE = _of_torchrun("LOCAL_RANK", 0), _of_torchrun("LOCAL_WORLD_SIZE", 1)  # of this machine
+MACHINES = _of_torchrun("GROUP_WORLD_SIZE", 1)
+
+# A process waits for others for a step or a checkpoint; after this long, one hangs or its machine is gone.
+TIMEOUT = timedelta(minutes=5)
+DATA_TIMEOUT = timedelta(hours=2)  # another machine may have to download and decode first
+ENDED = (
+    "This training was ended, or another of its processes ended or does not answer (why, that process or torchrun "
+    "says): start the same command again, it goes on after the last finished epoch."
+)
+_turns = itertools.count()
+
+
+@contextmanager
+def group() -> Iterator[None]:
+    """Connects the processes for the block. Raises CourseError if another one ends before its time."""
+    if WORLD_SIZE == 1:
+        yield
+        return
+    import torch
+    from torch import distributed
+
+    signal.signal(signal.SIGTERM, _end)  # torchrun's way to end the others when one has failed
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        distributed.init_process_group(backend, timeout=TIMEOUT)
+        yield
+    except RuntimeError as error:
+        if isinstance(error, distributed.DistError) or "gloo" in str(error):
+            raise CourseError(ENDED) from error
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already; another exception would only garble the report
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def _end(number: int, frame: object) -> None:
+    raise CourseError(ENDED)
+
+
+def share(count: int) -> slice:
+    """Which of `count` things in a row are this process's: parts as equal as can be, the larger ones first."""
+    each, rest = divmod(count, WORLD_SIZE)
+    start = RANK * each + min(RANK, rest)
+    return slice(start, start + each + int(rest > RANK))
+
+
+def parallel(model):
+    """The model to train with: its backward pass leaves in every process the average of all processes' gradients."""
+    if WORLD_SIZE == 1:
+        return model
+    from torch.nn.parallel import DistributedDataParallel
+
+    return DistributedDataParallel(model)
+
+
+def with_synchronised_batchnorm(model):
+    """The model, its BatchNorm statistics in training being those of the whole batch, not of each process's share."""
+    if WORLD_SIZE == 1:
+        return model
+    import torch
+
+    if not torch.cuda.is_available():
+        raise CourseError(
+            "sync_batchnorm=True needs GPUs, as torch synchronises BatchNorm statistics on them only: leave it out, or "
+            "train in one process."
+        )
+    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def batch_mean(loss_function: Callable, logits, labels, count: int, **options):
+    """The loss whose gradients, averaged over the processes, are those of the mean over all `count` images.
+
+    `logits` and `labels` are those of this process's share, which may be of another size than others', or empty.
+    """
+    if WORLD_SIZE == 1:
+        return loss_function(logits, labels, **options)
+    return loss_function(logits, labels, reduction="sum", **options) * (WORLD_SIZE / count)
+
+
+def joined(part, count: int):
+    """All `count` rows of a tensor of which every process holds its share."""
+    if WORLD_SIZE == 1:
+        return part
+    from torch import distributed
+
+    whole = part.new_zeros(count, *part.shape[1:])
+    whole[share(count)] = part
+    distributed.all_reduce(whole)  # what is added to each row is zeros, so it stays exact
+    return whole
+
+
+def gathered(value: object) -> list:
+    """The value of every process, in the order of their ranks."""
+    if WORLD_SIZE == 1:
+        return [value]
+    from torch import distributed
+
+    values = [None] * WORLD_SIZE
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def from_first(function: Callable, *arguments):
+    """What the function returns in the first process, which alone calls it, while the others wait."""
+    if WORLD_SIZE == 1:
+        return function(*arguments)
+    from torch import distributed
+
+    result = [function(*arguments) if RANK == 0 else None]
+    distributed.broadcast_object_list(result)
+    return result[0]
+
+
+def same_buffers(*models) -> None:
+    """Give all processes the first one's BatchNorm statistics, as DistributedDataParallel does before every step."""
+    if WORLD_SIZE == 1:
+        return
+    from torch import distributed
+
+    for model in models:
+        for buffer in model.buffers():
+            distributed.broadcast(buffer, 0)
+
+
+def draw_apart(seed: int, epoch: int) -> None:
+    """Let all processes but the first drop out other units than it does, the same ones when an epoch is repeated."""
+    if RANK == 0:
+        return
+    import numpy as np
+    import torch
+
+    torch.manual_seed(int(np.random.SeedSequence((seed, epoch, RANK)).generate_state(1)[0]))
+
+
+@contextmanager
+def first_of_each_machine() -> Iterator[None]:
+    """Within the block, and around a function that it decorates: the first process of each machine goes before others.
+
+    So that files which it leaves are made once on each machine, whether machines share disks or not.
+    """
+    if WORLD_SIZE == 1:
+        yield
+        return
+    done = f"done {next(_turns)}"
+    if LOCAL_RANK == 0:
+        yield
+        _count(done)
+    deadline = time.monotonic() + DATA_TIMEOUT.total_seconds()
+    while _count(done, 0) < MACHINES:
+        if _count("said", 0) or time.monotonic() > deadline:
+            raise CourseError(ENDED)
+        time.sleep(0.1)
+    if LOCAL_RANK:
+        yield
+
+
+def _count(key: str, more: int = 1) -> int:
+    """Counts in torchrun's store, which all processes reach, connected with each other or not."""
+    return _store().add(f"helpers {os.environ['TORCHELASTIC_RESTART_COUNT']} {key}", more)
+
+
+@functools.cache
+def _store():
+    from torch.distributed import TCPStore
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(address, port, is_master=False, timeout=timedelta(seconds=30))
+
+
+@contextmanager
+def muted(*, errors: bool = False) -> Iterator[None]:
+    """Only the first process's prints within the block are seen; with `errors`, what goes to stderr as well."""
+    with ExitStack() as stack:
+        if RANK:
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(redirect_stdout(nowhere))
+            if errors:
+                stack.enter_context(redirect_stderr(nowhere))
+        yield
+
+
+def say_once(message: str) -> None:
+    """Print why the training ends, unless another of its processes did; torchrun's report is given it, too."""
+    if WORLD_SIZE > 1:
+        with suppress(RuntimeError):  # torchrun itself may be gone
+            if _count("said") > 1:
+                return
+        told = {"message": message, "extraInfo": {"py_callstack": message, "timestamp": str(int(time.time()))}}
+        with open(os.environ["TORCHELASTIC_ERROR_FILE"], "w") as file:
+            json.dump({"message": told}, file)
+    print(message, file=sys.stderr)
