@@ -8,7 +8,8 @@ other, and a rerun or a resumed run draws the same whatever the number of worker
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the package index at import
 
@@ -20,10 +21,15 @@ from albumentations.core.transforms_interface import BaseTransformInitSchema
 from pydantic import Field
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from helpers.data import Split
+from helpers.data import Data, Split, stratified_split
 from helpers.plumbing import distributed
+from helpers.plumbing.devices import Device
 from helpers.plumbing.errors import CourseError
+from helpers.plumbing.gpu_batches import ResidentBatches, can_augment
+from helpers.recipes import Recipe
 
+EVALUATION_BATCH = 500
+CHANGE = "by --set, or in a notebook by recipes.changed"  # how a user lowers what is too large
 cv2.setNumThreads(0)  # OpenCV's threads would fight the workers and torch for the cores
 
 
@@ -157,7 +163,7 @@ class BatchOrder(Sampler):
 class Batches(Dataset):
     """A data set whose items are whole batches: (images float32 (B, 3, H, W), labels int64 (B,)).
 
-    Of several processes each gets its share of the images, as they are in the batch of one process, and all labels.
+    Each of several processes gets its share of a batch, as it is in the batch of one process.
     """
 
     def __init__(self, split: Split, mean: np.ndarray, std: np.ndarray, augmentation: tuple = ()):
@@ -169,16 +175,16 @@ class Batches(Dataset):
         images, labels = self.split.images[indices], self.split.labels[indices]
         if self.pipeline:
             images = augment(images, self.pipeline, seed)  # all: each image's draws depend on those before
-        images = images[distributed.share(len(labels))]
-        return normalise(images, self.mean, self.std), torch.from_numpy(labels)
+        share = distributed.share(len(labels))
+        return normalise(images[share], self.mean, self.std), torch.from_numpy(labels[share])
 
 
 def make_loader(
     split: Split,
-    mean: np.ndarray,
-    std: np.ndarray,
     batch_size: int,
     *,
+    mean: np.ndarray,
+    std: np.ndarray,
     augmentation: tuple = (),
     seed: int | None = None,
     workers: int = 0,
@@ -193,3 +199,73 @@ def make_loader(
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
     )
+
+
+def make_loaders(recipe: Recipe, data: Data, seed: int, device: Device) -> dict[str, DataLoader | ResidentBatches]:
+    """Loaders of "train" (augmented, shuffled), "val" if the recipe holds images out, and "test".
+
+    Raises CourseError if too few images are left to train on, or for an augmentation that gives other images.
+    """
+    val, train = stratified_split(data.train.labels, recipe.validation_images, seed=seed)
+    if recipe.batch_size > len(train):
+        raise CourseError(
+            f"batch_size={recipe.batch_size} is larger than the training set ({len(train)} images): use more, or "
+            f"lower batch_size{' or validation_images' * bool(len(val))}, {CHANGE}."
+        )
+    if gone := set(data.train.labels.tolist()) - set(data.train.labels[train].tolist()):
+        raise CourseError(
+            f"validation_images={recipe.validation_images} takes every training image of {data.classes[min(gone)]}: "
+            f"lower it, {CHANGE}."
+        )
+    last = len(train) % recipe.batch_size or recipe.batch_size
+    if recipe.sync_batchnorm and last < distributed.WORLD_SIZE:  # torch would gather values of several types
+        raise CourseError(
+            f"sync_batchnorm=True needs an image of every batch for each process, and the last batch has {last} for "
+            f"{distributed.WORLD_SIZE}: start fewer, or change validation_images."
+        )
+    check_augmentation(recipe.augmentation, data)
+    make = _loader_maker(recipe, data, device)
+    loaders = {"train": make(data.train[train], recipe.batch_size, augmentation=recipe.augmentation, seed=seed)}
+    if len(val):
+        loaders["val"] = make(data.train[val], EVALUATION_BATCH)
+    return loaders | {"test": make(data.test, EVALUATION_BATCH)}
+
+
+def check_augmentation(augmentation: tuple, data: Data) -> None:
+    """Raises CourseError unless the pipeline makes of a training image another one of the same size and type."""
+    image = data.train.images[0]
+    try:
+        made = compose(augmentation, data.mean)(image=image)["image"]
+        problem = "" if isinstance(made, np.ndarray) else f"a {type(made).__name__}"
+        if not problem and (made.shape, made.dtype) != (image.shape, image.dtype):
+            problem = f"{made.dtype} of shape {made.shape}"
+    except (cv2.error, IndexError, RuntimeError, TypeError, ValueError) as error:
+        problem = f"an error ({' '.join(str(error).split())[:200]})"
+    if problem:
+        raise CourseError(
+            f"The augmentation makes of an image, {image.dtype} of shape {image.shape}, {problem}: it has to give "
+            "images of the same size and type, and to leave the normalisation to the course."
+        )
+
+
+def _loader_maker(recipe: Recipe, data: Data, device: Device) -> Callable:
+    """A GPU holds the images and augments them itself where it can; otherwise albumentations does, on the CPU."""
+    if device.device.type != "cuda":
+        return partial(make_loader, mean=data.mean, std=data.std)  # no workers: the cores are busy anyway
+    if can_augment(recipe.augmentation):
+        return partial(_resident, data, device.device)
+    workers = min(8, os.cpu_count() or 1)
+    return partial(make_loader, mean=data.mean, std=data.std, workers=workers, pin_memory=True)
+
+
+def _resident(
+    data: Data,
+    device: torch.device,
+    split: Split,
+    batch_size: int,
+    *,
+    augmentation: tuple = (),
+    seed: int | None = None,
+) -> ResidentBatches:
+    order, normalisation = BatchOrder(len(split), batch_size, seed), scale_and_shift(data.mean, data.std)
+    return ResidentBatches(split.images, split.labels, order, normalisation, augmentation, data.mean, device)

@@ -1,6 +1,7 @@
 """The command line: `python -m helpers ...`."""
 
 import argparse
+import ast
 import os
 import shlex
 import signal
@@ -94,6 +95,20 @@ def _whole_number(text: str | None, option: str, least: int = 1, most: int = 2**
     return int(text)
 
 
+def parse_assignments(texts: list[str]) -> dict[str, object]:
+    """`["lr_max=0.2", "loss=cross_entropy"]` as a dict; values are Python literals, or else words."""
+    assignments = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise CourseError(f"--set takes name=value, for instance lr_max=0.2, not {text!r}.")
+        try:
+            assignments[key.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: nested too deeply
+            assignments[key.strip()] = value.strip()
+    return assignments
+
+
 def _prepare(options: argparse.Namespace) -> tuple:
     """What both commands need: recipe, data, folder of the runs, seed. All words are checked before data is read."""
     epochs = _whole_number(getattr(options, "epochs", None), "--epochs")
@@ -102,7 +117,7 @@ def _prepare(options: argparse.Namespace) -> tuple:
     recipe = recipes.get_recipe(options.recipe, fast=options.fast)
     if epochs:
         recipe = recipes.with_epochs(recipe, epochs)
-    recipe = recipes.changed(recipe, recipes.parse_assignments(options.set))
+    recipe = recipes.changed(recipe, parse_assignments(options.set))
     if options.runs == "":
         raise CourseError("--runs has to name a folder.")
     runs = settings.runs_folder(options.fast) if options.runs is None else settings.folder(options.runs)
@@ -122,7 +137,7 @@ def run_train(options: argparse.Namespace) -> None:
         from helpers.training import train
 
         run = train(recipe, data, folder, seed=seed)
-        figures = ", ".join(path.name for path in distributed.from_first(save_run_figures, run))
+        figures = ", ".join(path.name for path in distributed.from_rank_zero(save_run_figures, run))
         print(f"Run folder: {run.folder} (with {figures})")
 
 
@@ -153,12 +168,11 @@ def run_gallery(options: argparse.Namespace) -> None:
     count = _whole_number(options.count, "--count", most=MOST_IMAGES)
     folder = settings.named_run(options.run, options.runs)
 
-    from helpers.runs import load_run
+    from helpers.runs import load_model, load_run
 
     run = load_run(folder)
 
     from helpers.data import load_data
-    from helpers.models import load_model
 
     model = load_model(run)
     given, name = options.data or settings.data_given(), run.config["data"]["name"]

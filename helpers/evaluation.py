@@ -31,10 +31,8 @@ def to_device(batch: tuple[Tensor, Tensor], device: Device) -> tuple[Tensor, Ten
 def predict(model: nn.Module, loader: Iterable, device: Device, *, flip: bool = False) -> tuple[Tensor, Tensor]:
     """Logits (N, classes) float32 and labels (N,) of every image, on the CPU, in the loader's order.
 
-    Of several processes each computes its share of the logits, and all get all.
-
-    `flip` mirrors the images left-right.
-    The model is put into evaluation mode for it, and back.
+    `flip` mirrors the images left-right. The model is put into evaluation mode for it, and back.
+    Each of several processes computes its share of every batch, and gets all of them.
     """
     training = model.training
     model.eval()
@@ -43,11 +41,37 @@ def predict(model: nn.Module, loader: Iterable, device: Device, *, flip: bool = 
         for batch in loader:
             images, targets = to_device(batch, device)
             with device.autocast():
-                part = model(images.flip(3) if flip else images).float()
-            logits.append(distributed.joined(part, len(targets)))
-            labels.append(targets)
+                part = model(images.flip(3) if flip else images)
+            logits.append(distributed.all_gather_rows(part.float()))
+            labels.append(distributed.all_gather_rows(targets))
     model.train(training)
-    return torch.cat(logits).cpu(), torch.cat(labels).cpu()
+    return torch.cat(logits), torch.cat(labels)
+
+
+class RunningFigures:
+    """Loss and accuracy over the images seen so far in an epoch of training.
+
+    Sums stay on the device: reading them would make the host wait for every step. The loss is without label
+    smoothing, so that the curves of training and test images can be compared.
+    """
+
+    def __init__(self, loss: str, device: Device):
+        self.loss_function, self.images = LOSSES[loss], 0
+        self.loss_sum = torch.zeros((), device=device.device, dtype=torch.float64)
+        self.correct = torch.zeros((), device=device.device, dtype=torch.int64)
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        self.loss_sum += self.loss_function(logits, labels, reduction="sum")
+        self.correct += (logits.argmax(dim=1) == labels).sum()
+        self.images += len(labels)
+
+    def totals(self) -> dict:
+        """Mean loss, accuracy in %, and the counts behind them, over the images of all processes."""
+        loss_sum, correct, images = distributed.all_reduce_sum(self.loss_sum.item(), self.correct.item(), self.images)
+        return {"loss": loss_sum / images, "acc": 100 * correct / images, "correct": correct, "images": images}
+
+    def __str__(self) -> str:
+        return f"Loss={self.loss_sum.item() / self.images:.4f} Accuracy={100 * self.correct.item() / self.images:.2f}"
 
 
 def loss_and_accuracy(logits: Tensor, labels: Tensor, loss: str = "cross_entropy") -> tuple[float, int]:

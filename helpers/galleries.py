@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from helpers import plots
-from helpers.assignment.checklist import gallery_size
 from helpers.augmentation import make_loader, normalise
 from helpers.data import Data
 from helpers.evaluation import predict
@@ -21,7 +20,8 @@ from helpers.gradcam import check_method, heatmaps, map_sizes, pick_layer
 from helpers.plumbing.devices import pick_device
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import write_text
-from helpers.runs import Run, locked
+from helpers.plumbing.run_folder import locked
+from helpers.runs import Run
 
 ORDERS = {
     "first": "in the order of the test set",
@@ -261,7 +261,7 @@ def make_gallery(
     name, size = pick_layer(model, layer)
     check_method(method)
     predictions = predict_test(run, model, data)
-    count = gallery_size(run.recipe) if count is None else count
+    count = run.recipe.about.gallery if count is None else count
     correct, wrong = (
         select(predictions, correct=kind, count=count, order=order or default)
         for kind, default in ((True, "per-class"), (False, "confident"))

@@ -18,7 +18,7 @@ that was already thrown off. The library's suggestion, the steepest slope, can l
 import json
 import warnings
 from collections.abc import Iterable
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -26,23 +26,20 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from helpers import runs
+from helpers import settings
+from helpers.augmentation import make_loaders
 from helpers.data import Data
 from helpers.evaluation import LOSSES
 from helpers.models import make_model
 from helpers.plumbing.devices import Device, explain_failures, keep_freed_memory, pick_device
 from helpers.plumbing.errors import CourseError
-from helpers.plumbing.files import read_json, write_text
+from helpers.plumbing.files import write_text
 from helpers.plumbing.progress import progress_bar
-from helpers.recipes import OneCycle, Plateau, Recipe, change_notes
-from helpers.training import (
-    make_loaders,
-    make_optimizer,
-    random_states,
-    restore_random_states,
-    run_folder,
-    seed_everything,
-)
+from helpers.plumbing.resume import random_states, restore_random_states, seed_everything
+from helpers.plumbing.run_folder import change_notes, configuration, folder_name, locked, refuse_other
+from helpers.recipes import Recipe
+from helpers.runs import NOT_SWEPT, RangeTest, load_lr, swept_values
+from helpers.schedules import make_optimizer
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*tqdm.autonotebook")  # its bar is replaced below
@@ -53,37 +50,9 @@ STEPS, FAST_STEPS = 100, 40
 SMOOTHING = 0.2  # weight of the newest loss in the running mean
 LRMIN_DESCENT, CLIMB = 0.1, 0.25  # the rule's shares of the descent
 NOISE, SMALLEST_DESCENT = 0.02, 0.002  # shares of the starting loss: a smaller climb, a smaller fall is none
-NOT_SWEPT = {
-    "epochs",
-    "ema_decay",
-    "flip_averaging",
-    "select",
-    "sync_batchnorm",
-    *(field.name for kind in (OneCycle, Plateau) for field in fields(kind)),
-}
+
 
 # What is read of an `lr_find.json`, see `checkpoints.check_shape`.
-RECORD = {
-    **{"title": str, "notes": [str], "lrs": [float], "losses": [float], "lr_min": float, "lr_max": float},
-    **{"steepest": float | None, "ended": str, "provenance": str},
-    "settings": {"recipe": {}, "data": {"fingerprint": str}, "seed": int, "steps": int},
-}
-
-
-@dataclass(frozen=True)
-class RangeTest:
-    """The curve of a range test, and what the rule reads off it. Written as `lr_find.json`."""
-
-    title: str
-    notes: list[str]  # what a reader must not overlook
-    lrs: list[float]  # one a step
-    losses: list[float]  # smoothed, one a step, all finite
-    lr_min: float
-    lr_max: float
-    steepest: float | None  # torch-lr-finder's suggestion; None if the curve is too short for it
-    ended: str  # why the curve ends where it does
-    settings: dict  # recipe without its schedule, data, seed, steps
-    provenance: str
 
 
 def range_test(
@@ -168,19 +137,20 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
     Loads it if it is recorded there. Raises CourseError, also if another one is recorded there.
     """
     folder, data = lr_find_folder(folder, recipe, data, seed), data.normalised_by(recipe)
-    config = runs.configuration(recipe, data.describe(), seed)
+    config = configuration(recipe, data.describe(), seed)
     # What the sweep does not depend on is left out: the schedule, whose bounds it is there to find.
-    settings = {"recipe": swept_values(config["recipe"]), "data": config["data"], "seed": seed, "steps": steps}
+    swept = {"recipe": swept_values(config["recipe"]), "data": config["data"], "seed": seed, "steps": steps}
     path = folder / "lr_find.json"
     if path.exists():
         recorded = load_lr(path)
         values = swept_values(recorded.settings["recipe"])
-        runs.refuse_other(recorded.settings | {"recipe": values}, settings, folder)
+        refuse_other(recorded.settings | {"recipe": values}, swept, folder)
         return recorded
     device = pick_device()
     keep_freed_memory()
     loader = make_loaders(recipe, data, seed, device)["train"]
-    with runs.locked(folder):
+    settings.check_recorded(path)
+    with locked(folder):
         seed_everything(seed)
         model = device.place(make_model(recipe, len(data.classes)))
         optimizer = make_optimizer(recipe, model)
@@ -197,31 +167,12 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
             lr_max=lr_max,
             steepest=suggestion,
             ended=ended,
-            settings=settings,
+            settings=swept,
             provenance=device.provenance,
         )
         write_text(path, json.dumps(asdict(result), indent=1) + "\n")
     return result
 
 
-def swept_values(recipe: dict) -> dict:
-    """Those values of a recipe, as `as_dict` gives them, that decide a range test; missing ones: their defaults."""
-    defaults = {item.name: item.default for item in fields(Recipe) if item.default is not MISSING}
-    return {key: value for key, value in (defaults | recipe).items() if key not in NOT_SWEPT}
-
-
 def lr_find_folder(folder: Path, recipe: Recipe, data: Data, seed: int) -> Path:
-    return Path(folder) / f"{run_folder(folder, recipe, data, seed).name}-lr-find"
-
-
-def load_lr(path: Path) -> RangeTest:
-    """Read an `lr_find.json`. Raises CourseError if there is none or it is damaged."""
-    try:
-        result = RangeTest(**read_json(path, RECORD))
-        if len(result.lrs) != len(result.losses) or not 0 < result.lr_min < result.lr_max or min(result.lrs) <= 0:
-            raise ValueError("its values do not fit together")
-        return result
-    except FileNotFoundError as error:
-        raise CourseError(f"{path} is missing: run notebook 01 or `python -m helpers lr-find` first.") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise CourseError(f"{path} is damaged ({error}): delete it and run the range test again.") from error
+    return Path(folder) / f"{folder_name(recipe, data, seed)}-lr-find"

@@ -1,16 +1,12 @@
 """The networks of the course. Every network returns logits; the loss holds the softmax."""
 
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helpers.plumbing.errors import CourseError
-from helpers.plumbing.files import file_digest
 from helpers.recipes import Recipe
-from helpers.runs import Run
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, *, pool: bool = False) -> nn.Sequential:
@@ -190,28 +186,3 @@ def make_model(recipe: Recipe, num_classes: int) -> nn.Module:
             zero_init_residual=recipe.zero_init_residual,
         )
     return CustomResNet(num_classes, width=recipe.width, fc_bias=recipe.fc_bias, logit_scale=recipe.logit_scale)
-
-
-def load_model(run: Run) -> nn.Module:
-    """The network that a run reports, from its `best.pt`, on the CPU, in evaluation mode, in float32.
-
-    Raises CourseError if there is none, if it is another run's, or if its digest is not the recorded one.
-    """
-    path = run.folder / "best.pt"
-    recorded = (run.summary or {}).get("weights", {}).get("sha256")
-    if recorded and path.exists() and file_digest(path) != recorded:
-        raise CourseError(f"{path} is not the file that {run.folder.name} recorded: fetch the repository's again.")
-    model = make_model(run.recipe, len(run.config["data"]["classes"]))
-    load_weights(model, run.checkpoint(path.name), path)
-    return model.eval()
-
-
-def load_weights(model: nn.Module, checkpoint: dict, path: Path) -> None:
-    """Give the model the weights of a checkpoint. Raises CourseError if they are another network's."""
-    try:
-        model.load_state_dict(checkpoint["model"])
-    except (AttributeError, RuntimeError, TypeError) as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise CourseError(
-            f"{path} belongs to another network ({reason}): move its folder away to train afresh."
-        ) from error

@@ -14,11 +14,10 @@ from matplotlib.figure import Figure
 from helpers.augmentation import augment, compose
 from helpers.data import Data
 from helpers.evaluation import LOSSES
-from helpers.lr_finder import RangeTest
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import write_atomically
 from helpers.recipes import Plateau, Recipe
-from helpers.runs import Run
+from helpers.runs import RangeTest, Run
 from helpers.schedules import plateau_lrs, triangular
 
 # After Okabe & Ito's colours, which people with any colour vision tell apart, their blue lightened so that it reads

@@ -1,58 +1,35 @@
-"""A run folder: what was trained on what, how it went, and the figures it ended with."""
+"""What a run leaves: its folder, read again. Everything that is drawn or judged is drawn and judged from this."""
 
-import contextlib
-import csv
-import errno
-import io
-import json
-import os
-import platform
-import re
-import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from pydantic import ConfigDict, FiniteFloat, TypeAdapter, with_config
+from torch import nn
+from typing_extensions import TypedDict
 
-from helpers import __version__
+from helpers.models import make_model
 from helpers.plumbing.errors import CourseError
-from helpers.plumbing.files import check_shape, load_checkpoint, make_folder, read_json, write_text
-from helpers.recipes import RECIPES, Plateau, Recipe, as_dict, change_notes, from_dict
-from helpers.settings import REPOSITORY, recorded_only
-
-HISTORY_COLUMNS = (
-    *("epoch", "lr", "train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc", "seconds"),
-)
-STEP_COLUMNS = ("step", "lr", "momentum")
-TABLES = {"history.csv": HISTORY_COLUMNS, "steps.csv": STEP_COLUMNS}
-# What is read of these files, see `checkpoints.check_shape`.
-CONFIG = {
-    "recipe": {},
-    "data": {"name": str, "classes": [str], "train_images": int, "test_images": int, "fingerprint": str},
-    "seed": int,
-    "notes": [str],
-}
-SUMMARY = {
-    "reported": {"epoch": int, "chosen_by": str, "test_loss": float, "test_acc": float},
-    "confusion_matrix": [[int]],
-    **{"seconds": float, "device": str, "precision": str, "torch": str},
-}
+from helpers.plumbing.files import file_digest
+from helpers.plumbing.resume import load_weights
+from helpers.plumbing.run_folder import CONFIG, SUMMARY, TABLES, from_csv, own_checkpoint, read_json, with_defaults
+from helpers.recipes import RECIPES, OneCycle, Plateau, Recipe, from_dict
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its folder tells it. Columns are float arrays; what was not measured is NaN."""
+    """A run as its folder has it. Columns are float arrays; what was not measured is NaN."""
 
     folder: Path
     config: dict
-    history: dict[str, np.ndarray]  # a value an epoch: HISTORY_COLUMNS
-    steps: dict[str, np.ndarray]  # a value an optimizer step: STEP_COLUMNS
+    history: dict[str, np.ndarray]  # the columns of history.csv, a value per epoch
+    steps: dict[str, np.ndarray]  # the columns of steps.csv, a value per optimizer step
     log: str
     summary: dict | None  # None: the run is not finished
 
     @property
     def recipe(self) -> Recipe:
+        """The recipe that was trained, with what is said today of the one of its name."""
         return from_dict(self.config["recipe"])
 
     @property
@@ -67,7 +44,7 @@ class Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Of a run with a finished epoch."""
+        """Optimizer steps per epoch, of a run with a finished epoch."""
         return len(self.steps["step"]) // len(self.history["epoch"])
 
     @property
@@ -83,13 +60,13 @@ class Run:
 
     @property
     def class_accuracy(self) -> np.ndarray:
-        """Of a finished run: the share of each class's test images that was classified correctly, in %."""
+        """The share of each class's test images that a finished run classifies correctly, in %."""
         confusion = np.array(self.summary["confusion_matrix"])
         return 100 * confusion.diagonal() / confusion.sum(axis=1)
 
     def checkpoint(self, name: str) -> dict:
-        """What its "best.pt" or "last.pt" holds. Raises CourseError, see `load_own_checkpoint`."""
-        return load_own_checkpoint(self.folder / name, with_defaults(self.config))
+        """What its "best.pt" or "last.pt" holds. Raises CourseError if it is missing, damaged or another run's."""
+        return own_checkpoint(self.folder / name, with_defaults(self.config))
 
     def check_begun(self) -> None:
         """Raises CourseError for a run without a finished epoch."""
@@ -102,126 +79,10 @@ class Run:
             raise CourseError(f"{self.folder} is not finished: run the same command or notebook again to go on.")
 
 
-def configuration(recipe: Recipe, data: dict, seed: int) -> dict:
-    """What decides the outcome of a run, as JSON types; `notes` says what a reader must not overlook."""
-    notes = [*data["notes"], *change_notes(recipe)]
-    return {"recipe": as_dict(recipe), "data": data, "seed": seed, "notes": notes}
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make the folder and keep other processes from writing there, until the block or this process ends.
-
-    Raises CourseError if another process does, if it cannot be written, or if only recorded runs may be used and this
-    is none. Where the file system knows no locks, as some network drives, nothing is kept away.
-    """
-    if recorded_only() and not (folder / "summary.json").exists():
-        raise CourseError(
-            f"{folder.name} is not recorded in full: train it and `python -m helpers record` it first, or unset "
-            "COURSE_RECORDED."
-        )
-    make_folder(folder)
-    path = folder / ".lock"
-    try:
-        file = path.open("ab+", buffering=0)
-    except OSError as error:
-        raise CourseError(f"{path} cannot be opened ({error}): choose another folder with --runs.") from error
-    with file:
-        try:
-            import fcntl  # not on Windows
-
-            # Unlike flock's, these locks are not inherited by the loading processes, which may outlive a killed run.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (ImportError, OSError) as error:
-            if getattr(error, "errno", None) in (errno.EACCES, errno.EAGAIN):
-                holder = path.read_text(errors="replace")[:200].strip() or "another process"
-                raise CourseError(
-                    f"{folder} is in use by {holder}: wait until that ends or stop it, or use another --runs folder "
-                    "or --seed."
-                ) from error
-        with contextlib.suppress(OSError):  # a full disk; what needs space will say so
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
-        yield
-
-
-def open_folder(folder: Path, config: dict) -> bool:
-    """Record `config` in the run folder, or check that it holds the same, and tell whether a run has begun there.
-
-    Raises CourseError with the difference if it holds another run's, or if it cannot be written.
-    """
-    path = folder / "config.json"
-    begun = any((folder / name).exists() for name in ("last.pt", "summary.json")) or _epochs_recorded(folder)
-    if not begun:  # nothing was trained yet, so nothing is lost
-        write_text(path, json.dumps(config, indent=2) + "\n")
-        return False
-    try:
-        recorded = with_defaults(read_json(path, CONFIG))
-    except (OSError, ValueError, CourseError):  # missing or damaged, but the checkpoint knows
-        recorded = with_defaults(load_own_checkpoint(folder / "last.pt", config)["config"])
-        write_text(path, json.dumps(recorded, indent=2) + "\n")
-    refuse_other(recorded, config, folder)
-    return True
-
-
-def _epochs_recorded(folder: Path) -> bool:
-    with contextlib.suppress(OSError, ValueError):
-        text = (folder / "history.csv").read_text(encoding="utf-8")
-        return len(from_csv(text, HISTORY_COLUMNS)["epoch"]) > 0
-    return False
-
-
-def refuse_other(recorded: dict, asked: dict, folder: Path) -> None:
-    """Raises CourseError with the difference if a folder's recorded configuration is not the one asked for."""
-    different = _different(recorded, asked)
-    if different:
-        listed = "; ".join(f"{key}: {old} there, {new} asked for" for key, old, new in different)
-        raise CourseError(
-            f"{folder} holds a run of another configuration ({listed}): ask for the same, use another --runs "
-            "folder or --seed, or move the old run away."
-        )
-
-
-def load_own_checkpoint(path: Path, config: dict) -> dict:
-    """The checkpoint at `path` of the run with this configuration.
-
-    Raises CourseError if it is missing, damaged, or of another run.
-    """
-    if not path.exists():
-        raise CourseError(
-            f"{path} is missing: put it back, finish the run if it never was, or move the run folder away to train "
-            "afresh."
-        )
-    state = load_checkpoint(path)
-    try:
-        check_shape(state, {"config": CONFIG})
-        recorded = with_defaults(state["config"])
-    except (CourseError, ValueError) as error:
-        raise CourseError(
-            f"{path} does not say which run it belongs to: it was kept as it is; move its folder away to train afresh."
-        ) from error
-    refuse_other(recorded, config, path)
-    return state
-
-
-def with_defaults(config: dict) -> dict:
-    """A recorded configuration; values that its recipe did not know yet have their defaults."""
-    return config | {"recipe": as_dict(from_dict(config["recipe"]))}
-
-
-def _different(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:
-    found = []
-    for key in {**old, **new}:
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _different(a, b, f"{prefix}{key}.")
-        elif a != b and key != "notes":
-            found.append((prefix + key, a, b))
-    return found
-
-
 def load_run(folder: Path) -> Run:
     """Read a run folder. Raises CourseError if there is none or it is damaged."""
+    if folder.is_file():
+        raise CourseError(f"{folder} is a file of a run folder: name the folder, {folder.parent}.")
     try:
         config = read_json(folder / "config.json", CONFIG)
         texts = {name: (folder / name).read_text(encoding="utf-8") for name in (*TABLES, "train.log")}
@@ -246,49 +107,74 @@ def load_run(folder: Path) -> Run:
         raise CourseError(f"The run folder {folder} is damaged ({error}): move it away to train afresh.") from error
 
 
-def write_summary(folder: Path, summary: dict) -> None:
-    """Write `summary.json`, each row of the confusion matrix on one line."""
-    text = re.sub(r"\[[\d,\s]+\]", lambda row: " ".join(row[0].split()), json.dumps(summary, indent=2))
-    write_text(folder / "summary.json", text + "\n")
+def load_model(run: Run) -> nn.Module:
+    """The network that a run reports, from its `best.pt`, on the CPU, in evaluation mode, in float32.
 
-
-def to_csv(columns: tuple[str, ...], rows: list[dict]) -> str:
-    """Rows as CSV; missing values stay empty, floats get eight significant digits."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        values = (row.get(column) for column in columns)
-        writer.writerow("" if v is None else f"{v:.8g}" for v in values)
-    return out.getvalue()
-
-
-def from_csv(text: str, columns: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The columns of a table as float arrays, what is missing as NaN, rows counted up by the first column.
-
-    Raises ValueError if it is another table.
+    Raises CourseError if there is none, if it is another run's, or if its digest is not the recorded one.
     """
-    try:
-        rows = list(csv.DictReader(io.StringIO(text)))
-        table = {key: np.array([float(row[key] or "nan") for row in rows]) for key in columns}
-    except (csv.Error, KeyError, TypeError) as error:
-        raise ValueError(f"a table is not made of the columns {', '.join(columns)}: {error}") from error
-    for key, column in table.items():
-        given = column[~np.isnan(column)] if key.startswith("val_") else column  # there may be no held-out images
-        if not (np.abs(given) < 1e300).all():
-            raise ValueError(f"a table has gaps in its column {key}, or values that are no numbers")
-    if (np.diff(table[columns[0]]) != 1).any():
-        raise ValueError(f"rows are missing, by the column {columns[0]}")
-    return table
+    path = run.folder / "best.pt"
+    recorded = (run.summary or {}).get("weights", {}).get("sha256")
+    if recorded and path.exists() and file_digest(path) != recorded:
+        raise CourseError(f"{path} is not the file that {run.folder.name} recorded: fetch the repository's again.")
+    model = make_model(run.recipe, len(run.config["data"]["classes"]))
+    load_weights(model, run.checkpoint(path.name), path)
+    return model.eval()
 
 
-def code_version() -> str:
-    """The package's version and the repository's commit, "+" appended if files differ from it."""
+# What a range test does not depend on: the schedule, whose bounds it is there to find, and what comes after training.
+NOT_SWEPT = {
+    *("epochs", "ema_decay", "flip_averaging", "select", "sync_batchnorm", "about"),
+    *(field.name for kind in (OneCycle, Plateau) for field in fields(kind)),
+}
+
+
+@with_config(ConfigDict(extra="allow"))
+class Fingerprint(TypedDict):
+    fingerprint: str
+
+
+class Swept(TypedDict):
+    """What a range test was made with: its recipe without the schedule, the data, the seed, the number of steps."""
+
+    recipe: dict
+    data: Fingerprint
+    seed: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """The curve of a range test, and what the rule reads off it. Written as `lr_find.json`."""
+
+    title: str
+    notes: list[str]  # what a reader must not overlook
+    lrs: list[FiniteFloat]  # one per step
+    losses: list[FiniteFloat]  # smoothed, one per step
+    lr_min: FiniteFloat
+    lr_max: FiniteFloat
+    steepest: FiniteFloat | None  # torch-lr-finder's suggestion; None if the curve is too short for it
+    ended: str  # why the curve ends where it does
+    settings: Swept
+    provenance: str
+
+
+RANGE_TEST = TypeAdapter(RangeTest)
+
+
+def load_lr(path: Path) -> RangeTest:
+    """Read an `lr_find.json`. Raises CourseError if there is none or it is damaged."""
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"],
-            cwd=REPOSITORY, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-        return f"{__version__} ({described.stdout.strip()})"
-    except (OSError, subprocess.SubprocessError):
-        return __version__
+        result = read_json(path, RANGE_TEST)
+        if len(result.lrs) != len(result.losses) or not 0 < result.lr_min < result.lr_max or min(result.lrs) <= 0:
+            raise ValueError("its values do not fit together")
+        return result
+    except FileNotFoundError as error:
+        raise CourseError(f"{path} is missing: run notebook 01 or `python -m helpers lr-find` first.") from error
+    except (OSError, ValueError) as error:
+        raise CourseError(f"{path} is damaged ({error}): delete it and run the range test again.") from error
+
+
+def swept_values(recipe: dict) -> dict:
+    """Those values of a recipe, as `as_dict` gives them, that decide a range test; missing ones: their defaults."""
+    defaults = {item.name: item.default for item in fields(Recipe) if item.default is not MISSING}
+    return {key: value for key, value in (defaults | recipe).items() if key not in NOT_SWEPT}

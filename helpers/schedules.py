@@ -1,10 +1,11 @@
-"""Learning rate schedules: one cycle and the triangular policy it grew out of, and reduction on a plateau."""
+"""The optimizer, and its learning rate: one cycle, the triangular policy it grew out of, reduction on a plateau."""
 
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
@@ -48,6 +49,33 @@ def one_cycle(schedule: OneCycle, optimizer: Optimizer, epochs: int, steps_per_e
         cycle_momentum=cycle_momentum,
         **({"base_momentum": schedule.momentum_min, "max_momentum": schedule.momentum_max} if cycle_momentum else {}),
     )
+
+
+def make_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
+    """The recipe's optimizer over the model's parameters, at the schedule's first learning rate, before a warm-up.
+
+    It clips gradients before each of its steps, so that a range test does so too. With a gradient scaler they are then
+    in their own units again.
+    """
+    options = {"lr": recipe.schedule.lr_start, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer in ("SGD", "RMSprop"):
+        options["momentum"] = recipe.momentum
+    if recipe.optimizer == "SGD":
+        options["nesterov"] = recipe.nesterov
+    groups = [{"params": list(model.parameters())}]
+    if not recipe.decay_vectors:
+        groups = [
+            {"params": [p for p in model.parameters() if p.ndim > 1]},
+            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+    optimizer = getattr(torch.optim, recipe.optimizer)(groups, **options)
+
+    def clip(*_) -> None:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+
+    if recipe.clip_norm:
+        optimizer.register_step_pre_hook(clip)
+    return optimizer
 
 
 class OneCycleSchedule:

@@ -86,6 +86,15 @@ def recorded_only() -> bool:
     return _switched_on("COURSE_RECORDED")
 
 
+def check_recorded(file: Path) -> None:
+    """Raises CourseError if only recorded runs may be used, and the file that a recorded one has is not there."""
+    if recorded_only() and not file.exists():
+        raise CourseError(
+            f"{file.parent.name} is not recorded in full: train it and `python -m helpers record` it first, or unset "
+            "COURSE_RECORDED."
+        )
+
+
 def tensorboard() -> bool:
     """Whether a log for TensorBoard is wanted. Raises CourseError if it is and TensorBoard is not installed."""
     wanted = _switched_on("COURSE_TENSORBOARD")

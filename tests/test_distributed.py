@@ -244,7 +244,7 @@ def test_a_gpu_that_pytorch_was_not_built_for_gets_a_sentence(monkeypatch):
 def test_batchnorm_is_synchronised_on_gpus_where_asked_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(distributed, "WORLD_SIZE", 2)
-    model = distributed.with_synchronised_batchnorm(training.make_model(get_recipe("custom_resnet"), 10))
+    model = distributed.convert_sync_batchnorm(training.make_model(get_recipe("custom_resnet"), 10))
     kinds = {type(module) for module in model.modules()}
     assert torch.nn.SyncBatchNorm in kinds and torch.nn.BatchNorm2d not in kinds
 

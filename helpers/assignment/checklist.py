@@ -7,22 +7,35 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from pydantic import ConfigDict, FiniteFloat, TypeAdapter, with_config
 from torch import nn
+from typing_extensions import TypedDict
 
 from helpers.data import CIFAR10_FINGERPRINT
 from helpers.gradcam import COARSEST
-from helpers.lr_finder import load_lr, swept_values
 from helpers.models import StandardizedConv2d, make_model
 from helpers.plumbing.errors import CourseError
-from helpers.plumbing.files import read_json
-from helpers.recipes import RECIPES, OneCycle, Plateau, Recipe
-from helpers.runs import Run
+from helpers.plumbing.run_folder import read_json
+from helpers.recipes import OneCycle, Plateau, Recipe
+from helpers.runs import Run, load_lr, swept_values
 from helpers.schedules import plateau_lrs
 
-GALLERY = {  # what is read of a `gallery.json`, see `checkpoints.check_shape`
-    **{"correct": [int], "misclassified": [int], "gradcam": [int], "gradcam_correct": [int]},
-    **{"map_size": [int], "accuracy": float, "method": str, "layer": str},
-}
+
+@with_config(ConfigDict(extra="allow"))
+class GalleryRecord(TypedDict):
+    """What is read of a `gallery.json`: which test images it shows, and what explains them."""
+
+    correct: list[int]
+    misclassified: list[int]
+    gradcam: list[int]
+    gradcam_correct: list[int]
+    map_size: tuple[int, int]
+    accuracy: FiniteFloat
+    method: str
+    layer: str
+
+
+GALLERY = TypeAdapter(GalleryRecord)
 Check = Callable[[Run, nn.Module], tuple[bool, str]]  # whether a demand is met, and how that can be seen
 Demands = list[tuple[str, Check]]  # each with how it is checked
 Transforms = tuple[tuple[str, dict], ...]  # as in recipes: names and arguments
@@ -51,21 +64,16 @@ def checklist(run: Run) -> list[Demand]:
 
 
 def assignment(recipe: Recipe) -> str:
-    """The recipe of the course whose assignment a run is judged by.
+    """The name of the assignment that a run is judged by: what `helpers.recipes` says of the recipe of its name.
 
-    It goes by the recipe's name, so that no change of its values turns it into another assignment's. The published
-    ones belong to what their briefs demanded; a recipe of another name belongs where its network does.
+    So no change of its values turns it into another assignment's. Raises CourseError if it belongs to none.
     """
-    recipe = RECIPES.get(recipe.name, recipe)
-    if recipe.name in ASSIGNMENTS:
-        return recipe.name
-    norm = "layer" if recipe.name.startswith("published_s11") else recipe.norm
-    return "custom_resnet" if recipe.model == "custom_resnet" else f"resnet18_{norm}norm"
-
-
-def gallery_size(recipe: Recipe) -> int:
-    """How many images of a kind the assignment wants to see."""
-    return 25 if assignment(recipe) == "resnet18_batchnorm" else 20
+    if recipe.about.assignment not in ASSIGNMENTS:
+        raise CourseError(
+            f"The recipe {recipe.name} belongs to no assignment of this course: name one in its About in "
+            "helpers/recipes.py."
+        )
+    return recipe.about.assignment
 
 
 def tolerance(images: int) -> float:
@@ -93,7 +101,7 @@ def gallery_checklist(run: Run) -> list[Demand]:
         raise CourseError(
             f"{path} is missing or damaged ({error}): `python -m helpers gallery {run.folder}` makes it."
         ) from error
-    wanted = gallery_size(run.recipe)
+    wanted = run.recipe.about.gallery
     demands = [Demand(f"{wanted} misclassified images", len(wrong) >= wanted, f"{len(wrong)} shown")]
     same, evidence = explained == wrong != set(), f"{len(explained & wrong)} of the {len(wrong)} misclassified images"
     if assignment(run.recipe) == "resnet18_batchnorm":

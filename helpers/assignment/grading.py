@@ -15,9 +15,9 @@ import numpy as np
 from helpers.assignment.checklist import NETWORK_DEMANDS, Demand, assignment, checklist, gallery_checklist, tolerance
 from helpers.data import Data, load_data
 from helpers.galleries import predict_test
-from helpers.models import load_model
 from helpers.plumbing.errors import CourseError
-from helpers.runs import HISTORY_COLUMNS, STEP_COLUMNS, Run, from_csv, load_run, to_csv
+from helpers.plumbing.run_folder import HISTORY_COLUMNS, STEP_COLUMNS, from_csv, to_csv
+from helpers.runs import Run, load_model, load_run
 
 WEIGHTS, RECORDED, AGREED, MEASURED = "fits the saved weights", "recorded only", "recorded twice", "measured again"
 

@@ -23,13 +23,14 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
-from helpers.augmentation import make_loader
+from helpers.augmentation import make_loader, make_loaders
 from helpers.data import SIZE, Data, Split, channel_statistics, load_data
 from helpers.models import make_model
 from helpers.plumbing.devices import Device, keep_freed_memory, pick_device
 from helpers.recipes import RECIPES, Plateau, Recipe
+from helpers.schedules import make_optimizer
 from helpers.settings import REPOSITORY
-from helpers.training import Training, make_loaders, make_optimizer
+from helpers.training import Training
 
 OWN = ("custom_resnet", "resnet18_batchnorm", "resnet18_layernorm")
 

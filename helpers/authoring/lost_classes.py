@@ -11,13 +11,14 @@ import csv
 import sys
 from itertools import islice
 
-from helpers.augmentation import make_loader
+from helpers.augmentation import make_loader, make_loaders
 from helpers.data import load_data
 from helpers.evaluation import predict
 from helpers.plumbing.devices import keep_freed_memory, pick_device
+from helpers.plumbing.resume import seed_everything
 from helpers.recipes import get_recipe
 from helpers.settings import REPOSITORY
-from helpers.training import Training, make_loaders, seed_everything
+from helpers.training import Training
 
 TABLE = REPOSITORY / "results" / "lost_classes.csv"
 STEPS, IMAGES = 40, 2000

@@ -25,12 +25,12 @@ from torchinfo import summary
 
 from helpers import galleries, plots
 from helpers.data import CIFAR10_FINGERPRINT, SIZE, Data
-from helpers.lr_finder import RangeTest, load_lr, swept_values
-from helpers.models import load_model, make_model
+from helpers.models import make_model
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import file_digest, make_folder, save_checkpoint, write_atomically, write_text
-from helpers.recipes import RECIPES, Plateau, as_dict, compared, differences
-from helpers.runs import Run, load_run, write_summary
+from helpers.plumbing.run_folder import compared, differences, write_summary
+from helpers.recipes import RECIPES, Plateau, as_dict
+from helpers.runs import RangeTest, Run, load_lr, load_model, load_run, swept_values
 from helpers.settings import REPOSITORY
 
 # Test accuracy in %, as others report it: for our own recipes the best public result that was found for the

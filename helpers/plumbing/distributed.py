@@ -1,4 +1,4 @@
-"""One training in several processes, as torchrun starts them: who does what, and how their figures become one.
+"""Spares the reader several processes: one training under torchrun, who does what, how their figures become one.
 
 Each process computes its share of every batch, and torch's DistributedDataParallel averages their gradients. Only the
 first speaks and writes. Without torchrun, or in a single process, everything here is the plain computation.
@@ -71,53 +71,58 @@ def share(count: int) -> slice:
     return slice(start, start + each + int(rest > RANK))
 
 
-def parallel(model):
-    """The model to train with: its backward pass leaves in every process the average of all processes' gradients."""
-    if WORLD_SIZE == 1:
-        return model
-    from torch.nn.parallel import DistributedDataParallel
+def data_parallel(model, sync_batchnorm: bool = False):
+    """The model to train with: its backward pass leaves in every process the average of all processes' gradients.
 
-    return DistributedDataParallel(model)
-
-
-def with_synchronised_batchnorm(model):
-    """The model, its BatchNorm statistics in training being those of the whole batch, not of each process's share."""
+    With `sync_batchnorm` its BatchNorm statistics in training are those of the whole batch, not of a process's share.
+    """
     if WORLD_SIZE == 1:
         return model
     import torch
 
-    if not torch.cuda.is_available():
+    if sync_batchnorm and not torch.cuda.is_available():
         raise CourseError(
             "sync_batchnorm=True needs GPUs, as torch synchronises BatchNorm statistics on them only: leave it out, or "
             "train in one process."
         )
-    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if sync_batchnorm:
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return torch.nn.parallel.DistributedDataParallel(model)
 
 
-def batch_mean(loss_function: Callable, logits, labels, count: int, **options):
-    """The loss whose gradients, averaged over the processes, are those of the mean over all `count` images.
+def mean_over_ranks(loss_function: Callable) -> Callable:
+    """The loss function whose gradients, averaged over the processes, are those of the mean over the whole batch.
 
-    `logits` and `labels` are those of this process's share, which may be of another size than others', or empty.
+    Each process gives it the logits and labels of its share, which may be of another size than others', or empty.
     """
     if WORLD_SIZE == 1:
-        return loss_function(logits, labels, **options)
-    return loss_function(logits, labels, reduction="sum", **options) * (WORLD_SIZE / count)
+        return loss_function
+
+    def mean(logits, labels, **options):
+        import torch
+
+        count = torch.tensor(len(labels), device=logits.device)
+        torch.distributed.all_reduce(count)
+        return loss_function(logits, labels, reduction="sum", **options) * (WORLD_SIZE / count)
+
+    return mean
 
 
-def joined(part, count: int):
-    """All `count` rows of a tensor of which every process holds its share."""
+def all_reduce_sum(*numbers: float) -> list:
+    """The sum of each number over the processes."""
+    return [sum(column) for column in zip(*_all_gather(numbers), strict=True)]
+
+
+def all_gather_rows(part):
+    """The rows of all processes' tensors, in the order of their ranks, on the CPU."""
     if WORLD_SIZE == 1:
-        return part
-    from torch import distributed
+        return part.cpu()
+    import torch
 
-    whole = part.new_zeros(count, *part.shape[1:])
-    whole[share(count)] = part
-    distributed.all_reduce(whole)  # what is added to each row is zeros, so it stays exact
-    return whole
+    return torch.cat(_all_gather(part.cpu()))
 
 
-def gathered(value: object) -> list:
-    """The value of every process, in the order of their ranks."""
+def _all_gather(value: object) -> list:
     if WORLD_SIZE == 1:
         return [value]
     from torch import distributed
@@ -127,7 +132,7 @@ def gathered(value: object) -> list:
     return values
 
 
-def from_first(function: Callable, *arguments):
+def from_rank_zero(function: Callable, *arguments):
     """What the function returns in the first process, which alone calls it, while the others wait."""
     if WORLD_SIZE == 1:
         return function(*arguments)
@@ -138,7 +143,7 @@ def from_first(function: Callable, *arguments):
     return result[0]
 
 
-def same_buffers(*models) -> None:
+def broadcast_buffers(*models) -> None:
     """Give all processes the first one's BatchNorm statistics, as DistributedDataParallel does before every step."""
     if WORLD_SIZE == 1:
         return
@@ -149,8 +154,8 @@ def same_buffers(*models) -> None:
             distributed.broadcast(buffer, 0)
 
 
-def draw_apart(seed: int, epoch: int) -> None:
-    """Let all processes but the first drop out other units than it does, the same ones when an epoch is repeated."""
+def seed_dropout_per_rank(seed: int, epoch: int) -> None:
+    """Give every rank but 0 its own dropout seed, the same one when an epoch is repeated."""
     if RANK == 0:
         return
     import numpy as np

@@ -1,10 +1,10 @@
-"""The one exception that means: the user can mend this."""
+"""Spares the reader tracebacks: the one exception that means that the user can fix this, and its sentences."""
 
 import re
 
-# Line breaks and other control characters, and bytes of a file's name that are no text.
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-LONGEST = 1500  # characters
+from pydantic import ValidationError
+
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # no text of a name
 
 
 class CourseError(Exception):
@@ -12,15 +12,36 @@ class CourseError(Exception):
 
     Its message is one clear sentence for a person: what is wrong, and what to do. The command line
     prints it without a traceback and ends with status 2; a notebook shows it without a traceback.
-    What the sentence quotes from outside can neither break its line nor steer a terminal nor flood it.
     """
-
-    def __init__(self, sentence: str):
-        sentence = UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], sentence)
-        if len(sentence) > LONGEST:  # what to do stands at its end
-            sentence = f"{sentence[: LONGEST - 500]} … {sentence[-500:]}"
-        super().__init__(sentence)
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows in a cell's place of a traceback."""
         return [f"Error: {self}"]
+
+
+class Stopped(KeyboardInterrupt):
+    """A training that was interrupted by hand, in which nothing but the unfinished epoch is lost."""
+
+    def __init__(self, epochs_done: int, epochs: int, arguments: tuple = ()):
+        super().__init__(*arguments)
+        saved = f"epoch {epochs_done} is saved" if epochs_done else "no epoch was finished yet"
+        self.sentence = f"Stopped in epoch {epochs_done + 1} of {epochs}; {saved}. Run this again to go on."
+
+    def _render_traceback_(self) -> list[str]:
+        return [self.sentence]
+
+
+def in_words(error: ValidationError, examples: dict[str, str] | None = None) -> str:
+    """The first of pydantic's complaints as a part of a sentence: which value, what it has to be, what it is.
+
+    `examples` says what a value of that name has to be where pydantic's own words would not help.
+    """
+    first = error.errors(include_url=False)[0]
+    names = [str(part) for part in first["loc"]]
+    value, message = first["input"], first["msg"]
+    name = ".".join(names) or "it"
+    if names and examples and names[0] in examples:
+        return f"{names[0]} has to be {examples[names[0]]}, not {' '.join(repr(value).split())[:100]}"
+    if first["type"] in ("missing", "unexpected_keyword_argument"):
+        return f"{name} is {'missing' if first['type'] == 'missing' else 'unknown'}"
+    return f"{name} {message.replace('Input should', 'should')}, not {repr(value)[:100]}"

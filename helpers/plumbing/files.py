@@ -1,14 +1,13 @@
-"""Files of a run, written whole or not at all, and read without trusting them."""
+"""Spares the reader half-written files and untrusted ones: all is written whole or not at all."""
 
 import contextlib
 import hashlib
 import io
-import json
 import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, get_args
+from typing import IO
 
 from helpers.plumbing.errors import CourseError
 
@@ -61,37 +60,6 @@ def file_digest(path: Path) -> str:
     """The SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_json(path: Path, shape: object) -> object:
-    """What the file holds, of that shape (see `check_shape`). Raises OSError, or ValueError for all that is wrong."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    check_shape(value, shape)
-    return value
-
-
-def check_shape(value: object, shape: object, name: str = "it") -> None:
-    """Raises ValueError unless `value` is made as `shape` is: of types, dicts with these keys at least, and lists
-    whose items are all like the shape's only one. A whole number is a float, too; NaN and infinity are no numbers."""
-    if isinstance(shape, dict):
-        check_shape(value, type(shape), name)
-        for key, inner in shape.items():
-            if key not in value:
-                raise ValueError(f"{name} has no {key!r}")
-            check_shape(value[key], inner, f"{key!r}")
-    elif isinstance(shape, list):
-        check_shape(value, type(shape), name)
-        for item in value:
-            check_shape(item, shape[0], f"a value in {name}")
-    else:
-        kinds = get_args(shape) or (shape,)
-        if not isinstance(value, (*kinds, int) if float in kinds else kinds) or isinstance(value, bool):
-            raise ValueError(f"{name} is {str(value)[:50]!r}, of another type")
-        if isinstance(value, int | float) and not abs(value) < 1e300:  # NaN is not, either
-            raise ValueError(f"{name} is {str(value)[:50]}, out of all bounds")
 
 
 def save_checkpoint(path: Path, state: dict) -> None:

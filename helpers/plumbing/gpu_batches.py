@@ -1,4 +1,4 @@
-"""The recipes' augmentations for a whole batch at once, on the device that holds the images.
+"""Spares a GPU its waiting: the recipes' augmentations for a whole batch at once, where the images lie.
 
 albumentations, image by image on the CPU (`helpers.augmentation`), is the definition. It takes a core 90 to 390
 microseconds an image, and an H200 trains the custom ResNet on one in 12 to 15 (results/BENCH.md). Here the same
@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from helpers.augmentation import BatchOrder, scale_and_shift
-from helpers.data import Split
 from helpers.plumbing import distributed
 
 Draw = Callable[[], Tensor]  # a number within [0, 1) for each image, (N,)
@@ -173,25 +171,24 @@ def can_augment(augmentation: tuple) -> bool:
 class ResidentBatches:
     """Normalised batches of a data set that lies on the device as bytes, augmented there; iterated like a DataLoader.
 
-    Batches are images float32 (B, 3, H, W), channels last, and labels int64 (B,). The order and the draws of a
-    batch follow from the seed, the epoch and the batch, as in `helpers.augmentation`, and so do processes' shares.
+    Batches are images float32 (B, 3, H, W), channels last, and labels int64 (B,). `order` yields the indices and the
+    seed of each batch, from which its draws follow; `normalisation` is what pixels are multiplied by, and what is then
+    subtracted. Each of several processes gets its share of a batch.
     """
 
     def __init__(
         self,
-        split: Split,
+        images: np.ndarray,
+        labels: np.ndarray,
+        order,
+        normalisation: tuple[Tensor, Tensor],
+        augmentation: tuple,
         mean: np.ndarray,
-        std: np.ndarray,
-        batch_size: int,
         device: torch.device,
-        *,
-        augmentation: tuple = (),
-        seed: int | None = None,
     ):
-        self.images, self.labels = (torch.from_numpy(values).to(device) for values in (split.images, split.labels))
-        self.scale, self.shift = (values.to(device) for values in scale_and_shift(mean, std))
-        self.mean, self.augmentation = mean, augmentation
-        self.sampler = BatchOrder(len(split), batch_size, seed)
+        self.images, self.labels = (torch.from_numpy(values).to(device) for values in (images, labels))
+        self.scale, self.shift = (values.to(device) for values in normalisation)
+        self.sampler, self.augmentation, self.mean = order, augmentation, mean
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -200,10 +197,11 @@ class ResidentBatches:
         batches = list(self.sampler)
         order = torch.from_numpy(np.concatenate([indices for indices, _ in batches])).to(self.images.device)
         generator = torch.Generator(self.images.device)
-        for chosen, (_, seed) in zip(order.split(self.sampler.batch_size), batches, strict=True):
-            images = self.images[chosen[distributed.share(len(chosen))]].permute(0, 3, 1, 2).float()
+        for batch, (_, seed) in zip(order.split(self.sampler.batch_size), batches, strict=True):
+            chosen = batch[distributed.share(len(batch))]
+            images = self.images[chosen].permute(0, 3, 1, 2).float()
             if self.augmentation and len(images):
                 generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) >> 1)
-                images = augment_batch(images, self.augmentation, self.mean, generator, share_of=len(chosen))
+                images = augment_batch(images, self.augmentation, self.mean, generator, share_of=len(batch))
             images = images.mul(self.scale).sub_(self.shift).contiguous(memory_format=torch.channels_last)
             yield images, self.labels[chosen]

@@ -1,19 +1,44 @@
-"""Progress bars, as text: a notebook can keep them, and they need no widgets."""
+"""Spares the reader progress bars: as text, which a notebook can keep and which needs no widgets."""
 
 import os
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
 from helpers.plumbing import distributed
 
 
-def progress_bar(iterable: Iterable, title: str | None = None, total: int | None = None, unit: str = "it") -> tqdm:
-    """tqdm's bar, where someone can watch it: in a terminal or a notebook. It vanishes at its end."""
+def progress_bar(
+    iterable: Iterable, title: str | None = None, total: int | None = None, unit: str = "it", show: object = None
+) -> Iterable:
+    """tqdm's bar, where someone can watch it: in a terminal or a notebook. It vanishes at its end.
+
+    `show`, as text, stands behind the bar, read at most twice a second: a GPU would be waited for.
+    """
     notebook = "ipykernel" in sys.modules
     watched = not os.environ.get("TQDM_DISABLE") and (notebook or sys.stderr.isatty())
     watched = watched and distributed.RANK == 0
     options = {"leave": False, "mininterval": 0.5, "dynamic_ncols": True, "unit": unit}
     file = sys.stdout if notebook else sys.stderr  # JupyterLab shows stderr in red, as if something had gone wrong
-    return tqdm(iterable, title, total, file=file, disable=not watched, **options)
+    bar = tqdm(iterable, title, total, file=file, disable=not watched, **options)
+    return bar if show is None or not watched else _showing(bar, show)
+
+
+def _showing(bar: tqdm, show: object) -> Iterator:
+    read = time.monotonic()
+    with bar:
+        for item in bar:
+            yield item
+            if time.monotonic() - read > 0.5:
+                read = time.monotonic()
+                bar.set_postfix_str(str(show), refresh=False)
+
+
+def duration(seconds: float) -> str:
+    """A time for people: 48 s, 12 min, 3 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
