@@ -181,10 +181,10 @@ class Batches(Dataset):
 
 def make_loader(
     split: Split,
-    batch_size: int,
-    *,
     mean: np.ndarray,
     std: np.ndarray,
+    batch_size: int,
+    *,
     augmentation: tuple = (),
     seed: int | None = None,
     workers: int = 0,
@@ -224,22 +224,27 @@ def make_loaders(recipe: Recipe, data: Data, seed: int, device: Device) -> dict[
             f"{distributed.WORLD_SIZE}: start fewer, or change validation_images."
         )
     check_augmentation(recipe.augmentation, data)
-    make = _loader_maker(recipe, data, device)
-    loaders = {"train": make(data.train[train], recipe.batch_size, augmentation=recipe.augmentation, seed=seed)}
+    make = _loader_maker(recipe, device)
+    options = {"mean": data.mean, "std": data.std, "batch_size": EVALUATION_BATCH}
+    drawn = {"batch_size": recipe.batch_size, "augmentation": recipe.augmentation, "seed": seed}
+    loaders = {"train": make(data.train[train], **options | drawn)}
     if len(val):
-        loaders["val"] = make(data.train[val], EVALUATION_BATCH)
-    return loaders | {"test": make(data.test, EVALUATION_BATCH)}
+        loaders["val"] = make(data.train[val], **options)
+    return loaders | {"test": make(data.test, **options)}
 
 
 def check_augmentation(augmentation: tuple, data: Data) -> None:
     """Raises CourseError unless the pipeline makes of a training image another one of the same size and type."""
     image = data.train.images[0]
+    always = tuple((name, {**arguments, "p": 1.0}) for name, arguments in augmentation)
     try:
-        made = compose(augmentation, data.mean)(image=image)["image"]
+        made = compose(always, data.mean)(image=image)["image"]
         problem = "" if isinstance(made, np.ndarray) else f"a {type(made).__name__}"
         if not problem and (made.shape, made.dtype) != (image.shape, image.dtype):
             problem = f"{made.dtype} of shape {made.shape}"
-    except (cv2.error, IndexError, RuntimeError, TypeError, ValueError) as error:
+    except CourseError:
+        raise
+    except Exception as error:  # a transform may raise anything
         problem = f"an error ({' '.join(str(error).split())[:200]})"
     if problem:
         raise CourseError(
@@ -248,24 +253,25 @@ def check_augmentation(augmentation: tuple, data: Data) -> None:
         )
 
 
-def _loader_maker(recipe: Recipe, data: Data, device: Device) -> Callable:
+def _loader_maker(recipe: Recipe, device: Device) -> Callable:
     """A GPU holds the images and augments them itself where it can; otherwise albumentations does, on the CPU."""
     if device.device.type != "cuda":
-        return partial(make_loader, mean=data.mean, std=data.std)  # no workers: the cores are busy anyway
+        return make_loader  # no workers: the cores are busy anyway
     if can_augment(recipe.augmentation):
-        return partial(_resident, data, device.device)
-    workers = min(8, os.cpu_count() or 1)
-    return partial(make_loader, mean=data.mean, std=data.std, workers=workers, pin_memory=True)
+        return partial(resident_batches, device=device.device)
+    return partial(make_loader, workers=min(8, os.cpu_count() or 1), pin_memory=True)
 
 
-def _resident(
-    data: Data,
-    device: torch.device,
+def resident_batches(
     split: Split,
+    mean: np.ndarray,
+    std: np.ndarray,
     batch_size: int,
+    device: torch.device,
     *,
     augmentation: tuple = (),
     seed: int | None = None,
 ) -> ResidentBatches:
-    order, normalisation = BatchOrder(len(split), batch_size, seed), scale_and_shift(data.mean, data.std)
-    return ResidentBatches(split.images, split.labels, order, normalisation, augmentation, data.mean, device)
+    """The same batches as `make_loader` gives, but for the draws, from images that lie on the device."""
+    order, normalisation = BatchOrder(len(split), batch_size, seed), scale_and_shift(mean, std)
+    return ResidentBatches(split.images, split.labels, order, normalisation, augmentation, mean, device)

@@ -10,8 +10,7 @@ from typing_extensions import TypedDict
 
 from helpers.models import make_model
 from helpers.plumbing.errors import CourseError
-from helpers.plumbing.files import file_digest
-from helpers.plumbing.resume import load_weights
+from helpers.plumbing.files import file_digest, load_weights
 from helpers.plumbing.run_folder import CONFIG, SUMMARY, TABLES, from_csv, own_checkpoint, read_json, with_defaults
 from helpers.recipes import RECIPES, OneCycle, Plateau, Recipe, from_dict
 

@@ -19,8 +19,9 @@ from helpers.models import make_model
 from helpers.plumbing import distributed
 from helpers.plumbing.devices import Device, explain_failures, keep_freed_memory, pick_device
 from helpers.plumbing.errors import CourseError, Stopped
+from helpers.plumbing.files import load_weights
 from helpers.plumbing.progress import duration, progress_bar
-from helpers.plumbing.resume import load_training, load_weights, save_training, seed_everything
+from helpers.plumbing.resume import load_training, save_training, seed_everything
 from helpers.plumbing.run_folder import RunFolder, configuration, describe_session, folder_name
 from helpers.plumbing.tensorboard_log import open_log
 from helpers.recipes import Recipe
@@ -48,7 +49,7 @@ def train(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, report: Ca
     path = Path(folder) / folder_name(recipe, data, seed)
     settings.check_recorded(path / "summary.json")
     with RunFolder(path, config) as run_folder:
-        finished, state = run_folder.open(recipe)
+        finished, state = run_folder.open(training)
         if finished:
             run = load_run(run_folder.path)
             report(f"{run.log}This run was finished before: loaded from {run.folder.name}.")

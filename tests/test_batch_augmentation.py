@@ -6,16 +6,16 @@ import pytest
 import torch
 from conftest import random_images
 
-from helpers.augmentation import augment, compose, make_loader
+from helpers.augmentation import augment, compose, make_loader, resident_batches
 from helpers.data import Split
 from helpers.evaluation import predict
 from helpers.plumbing.devices import pick_device
-from helpers.plumbing.gpu_batches import ResidentBatches, augment_batch, can_augment
+from helpers.plumbing.gpu_batches import augment_batch, can_augment
 from helpers.recipes import RECIPES, changed
 from helpers.training import Training
 
 MEAN = np.array([0.49, 0.48, 0.45])
-AUGMENTED = {name: recipe.augmentation for name, recipe in RECIPES.items() if recipe.augmentation}
+AUGMENTED = {name: recipe.augmentation for name, recipe in RECIPES.items() if can_augment(recipe.augmentation)}
 
 
 def both(image, augmentation, count, seed=0):
@@ -50,7 +50,7 @@ def test_crop_offsets_and_flips_are_as_frequent_as_theirs():
 
 def test_border_is_mirrored_or_filled_as_theirs():
     image = random_images(1)[0]
-    for name in ("custom_resnet", "published_s9_onecycle_adam"):
+    for name in ("custom_resnet", "resnet18_layernorm"):
         pad = AUGMENTED[name][:1]
         np.testing.assert_allclose(*both(image, pad, 1), atol=1e-3)
 
@@ -71,12 +71,12 @@ def test_holes_have_the_size_and_fill_of_the_recipe_and_lie_inside(size):
 
 
 def test_probability_is_kept():
-    hole = AUGMENTED["published_s10_plateau_sgd"][1]
-    assert hole[1]["p"] == 0.75
+    hole = AUGMENTED["published_s9_onecycle_adam"][3]
+    assert hole[1]["p"] == 0.5
     image = np.full((32, 32, 3), 255, np.uint8)
     for drawn in both(image, (hole,), 4000):
         changed = (drawn != 255).any(axis=(1, 2, 3)).mean()
-        assert abs(changed - 0.75) < 5 * np.sqrt(0.75 * 0.25 / 4000)
+        assert abs(changed - 0.5) < 5 * np.sqrt(0.25 / 4000)
 
 
 @pytest.mark.parametrize("angle", [-5, 3, 15])
@@ -121,8 +121,8 @@ def test_pixels_of_every_recipe_have_the_means_and_deviations_of_theirs(name):
 ONE = {"num_holes_range": (1, 1)}
 
 
-def test_every_recipe_can_be_augmented_and_the_unknown_is_told():
-    assert all(can_augment(recipe.augmentation) for recipe in RECIPES.values())
+def test_every_recipe_of_ours_can_be_augmented_and_the_unknown_is_told():
+    assert all(can_augment(recipe.augmentation) for recipe in RECIPES.values() if not recipe.published)
     for name, arguments in (
         ("Blur", {}),
         ("RandomCrop", {"height": 32}),
@@ -138,7 +138,7 @@ def test_every_recipe_can_be_augmented_and_the_unknown_is_told():
 
 def batches(epochs=2, **options):
     split = Split(random_images(50), np.arange(50) % 10)
-    loader = ResidentBatches(split, MEAN, np.array([0.2, 0.3, 0.4]), 16, torch.device("cpu"), **options)
+    loader = resident_batches(split, MEAN, np.array([0.2, 0.3, 0.4]), 16, torch.device("cpu"), **options)
     assert len(loader) == 4
     return [list(loader) for _ in range(epochs)]
 
@@ -170,8 +170,8 @@ def test_training_and_evaluation_take_resident_batches():
     split = Split(random_images(48), np.arange(48) % 10)
     recipe = changed(RECIPES["custom_resnet"], {"batch_size": 16, "epochs": 2, "peak_epoch": 1})
     options = {"mean": MEAN, "std": np.ones(3), "device": torch.device("cpu")}
-    loader = ResidentBatches(split, batch_size=16, augmentation=recipe.augmentation, seed=0, **options)
+    loader = resident_batches(split, batch_size=16, augmentation=recipe.augmentation, seed=0, **options)
     state = Training(recipe, 10, len(loader), pick_device())
     assert state.train_epoch(loader)["images"] == 48 and len(state.steps) == 3
-    logits, labels = predict(state.evaluated, ResidentBatches(split, batch_size=20, **options), pick_device())
+    logits, labels = predict(state.evaluated, resident_batches(split, batch_size=20, **options), pick_device())
     assert logits.shape == (48, 10) and labels.tolist() == split.labels.tolist()

@@ -24,8 +24,9 @@ from helpers.plumbing import devices, distributed, synthetic
 from helpers.plumbing.devices import Device, pick_device
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.gpu_batches import ResidentBatches
+from helpers.plumbing.run_folder import HISTORY_COLUMNS
 from helpers.recipes import RECIPES, changed, get_recipe, with_epochs
-from helpers.runs import HISTORY_COLUMNS, load_run
+from helpers.runs import load_run
 from helpers.settings import REPOSITORY
 
 FLOAT32 = Device(torch.device("cpu"), torch.float32, "CPU")

@@ -28,12 +28,13 @@ import torch
 from conftest import random_images, write_folder
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from helpers import lr_finder, runs, training
+from helpers import lr_finder, training
 from helpers.augmentation import make_loader
 from helpers.cli import main
 from helpers.data import load_data
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import load_checkpoint
+from helpers.plumbing.run_folder import locked
 from helpers.recipes import changed, get_recipe, with_epochs
 from helpers.settings import REPOSITORY
 
@@ -252,7 +253,7 @@ def test_reader_that_has_seen_enough_ends_a_command_quietly(images, tmp_path):
 
 def hold(arguments):
     """Keep a folder locked, beside a child that outlives this process as loading processes may."""
-    with runs.locked(Path(arguments[0])):
+    with locked(Path(arguments[0])):
         child = os.fork()
         if child:
             print(f"holding, child {child}.", flush=True)
@@ -276,11 +277,11 @@ def test_second_process_is_refused_until_the_first_one_is_dead(images, tmp_path)
 def test_lock_of_a_dead_process_does_not_block_though_its_children_live(tmp_path):
     holder = Command(tmp_path / "run", folder=tmp_path, command=hold).wait_for("holding")
     child = int(holder.output.split()[-1].rstrip("."))
-    with pytest.raises(CourseError, match=f"in use by process {holder.process.pid}"), runs.locked(tmp_path / "run"):
+    with pytest.raises(CourseError, match=f"in use by process {holder.process.pid}"), locked(tmp_path / "run"):
         pass
     assert holder.send(signal.SIGKILL).end() == -signal.SIGKILL
     os.kill(child, 0)  # it lives
-    with runs.locked(tmp_path / "run"):
+    with locked(tmp_path / "run"):
         assert f"process {os.getpid()} on" in (tmp_path / "run" / ".lock").read_text()
     os.kill(child, signal.SIGKILL)
 
@@ -306,7 +307,7 @@ def test_file_system_without_locks_is_used_without(tmp_path, monkeypatch, code):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr("fcntl.lockf", unsupported)
-    with runs.locked(tmp_path / "run"):
+    with locked(tmp_path / "run"):
         assert (tmp_path / "run").is_dir()
 
 

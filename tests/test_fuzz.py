@@ -28,14 +28,14 @@ import helpers.lr_finder
 import helpers.training
 from helpers import plots
 from helpers.assignment.checklist import checklist, gallery_checklist
-from helpers.cli import main
+from helpers.augmentation import make_loaders
+from helpers.cli import main, parse_assignments
 from helpers.data import load_data
-from helpers.lr_finder import load_lr
 from helpers.plumbing.devices import pick_device
-from helpers.plumbing.errors import UNPRINTABLE, CourseError
-from helpers.recipes import RECIPES, changed, from_dict, parse_assignments
-from helpers.runs import load_run
-from helpers.training import Training, make_loaders, train
+from helpers.plumbing.errors import CourseError
+from helpers.recipes import RECIPES, changed, from_dict
+from helpers.runs import load_lr, load_run
+from helpers.training import Training, train
 
 MORE = int(os.environ.get("FUZZ", 0))
 
@@ -48,7 +48,7 @@ def examples(few: int):
 
 
 def clear(sentence: str) -> None:
-    assert sentence.endswith((".", "?")) and not UNPRINTABLE.search(sentence) and 20 < len(sentence) < 1600, sentence
+    assert sentence.endswith((".", "?")) and len(sentence) > 20, sentence
     assert "Traceback" not in sentence and "object at 0x" not in sentence
 
 

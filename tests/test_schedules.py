@@ -54,8 +54,8 @@ def test_one_cycle_cycles_momentum_against_the_learning_rate():
 @pytest.mark.parametrize(
     ("recipe", "steps_per_epoch", "given"),
     [
-        ("published_s8_onecycle_sgd", 98, {"max_lr": 0.1834, "total_steps": 24, "pct_start": 5 / 24}),
-        ("published_s9_onecycle_adam", 98, {"max_lr": 0.0026827, "total_steps": 24 * 98, "pct_start": 0.2}),
+        ("published_s8_onecycle_sgd", 98, {"max_lr": 0.18348291, "total_steps": 24, "pct_start": 5 / 24}),
+        ("published_s9_onecycle_adam", 98, {"max_lr": 0.0026826958, "total_steps": 24 * 98, "pct_start": 0.2}),
     ],
 )
 def test_published_schedules_are_torchs_with_its_defaults(recipe, steps_per_epoch, given):

@@ -9,15 +9,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers import training
-from helpers.augmentation import normalise
+from helpers.augmentation import make_loaders, normalise
 from helpers.data import Data, Split, channel_statistics, load_data
 from helpers.evaluation import confusion_matrix, cross_entropy_of_softmax, loss_and_accuracy, predict
-from helpers.models import load_model, make_model
-from helpers.plumbing import synthetic
+from helpers.models import make_model
+from helpers.plumbing import distributed, synthetic
 from helpers.plumbing.devices import Device, pick_device
-from helpers.plumbing.errors import CourseError
+from helpers.plumbing.errors import CourseError, Stopped
+from helpers.plumbing.resume import load_training
+from helpers.plumbing.run_folder import HISTORY_COLUMNS, RunFolder, folder_name
 from helpers.recipes import changed, get_recipe, with_epochs
-from helpers.runs import HISTORY_COLUMNS, load_run
+from helpers.runs import load_model, load_run
+from helpers.schedules import make_optimizer
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def data():
 
 def small(name="custom_resnet", **values):
     """The recipe over three epochs of three steps, the last step being smaller: 70 = 32 + 32 + 6."""
-    return changed(with_epochs(get_recipe(name), 3), {"batch_size": 32, **values})
+    return changed(with_epochs(get_recipe(name), 3), {"batch_size": 32, "width": 8, **values})
 
 
 def interrupt_at(place, recipe, data, folder):
@@ -87,14 +90,26 @@ def test_tensorboard_that_is_not_installed_gets_a_sentence(data, tmp_path, monke
 
 def test_run_folder_holds_what_is_promised(finished, data):
     run, lines = finished
-    files = {".lock", "config.json", "history.csv", "steps.csv", "train.log", "last.pt", "best.pt", "summary.json"}
+    files = {
+        ".lock",
+        ".lock-owner",
+        "config.json",
+        "history.csv",
+        "steps.csv",
+        "train.log",
+        "last.pt",
+        "best.pt",
+        "summary.json",
+    }
     assert {path.name for path in run.folder.iterdir()} == files
     assert run.folder.name == "custom_resnet-synthetic-seed0"
     assert tuple(run.history) == HISTORY_COLUMNS and list(run.history["epoch"]) == [1, 2, 3]
     assert (run.folder / "train.log").read_text().splitlines() == lines
     for part in ("last", "best"):
         state = torch.load(run.folder / f"{part}.pt", weights_only=True)
-        assert sum(v.numel() for k, v in state["model"].items() if "running" not in k and "num_" not in k) == 6_573_130
+        assert {k: v.shape for k, v in state["model"].items()} == {
+            k: v.shape for k, v in make_model(run.recipe, 10).state_dict().items()
+        }
     assert {"device", "torch", "precision", "data", "seed", "code"} <= run.summary.keys()
     assert run.summary["data"]["train_images"] == 70 and run.summary["data"]["fingerprint"] == data.fingerprint
 
@@ -137,7 +152,7 @@ def test_training_averages_are_over_images_not_batches(data):
     """With a learning rate that changes nothing, the epoch's figures are those of its batches by hand."""
     recipe = small(lr_max=2e-12, lr_min=1e-12, ema_decay=0.0, weight_decay=0.0, label_smoothing=0.3)
     device = pick_device()
-    loader = training.make_loaders(recipe, data, 0, device)["train"]
+    loader = make_loaders(recipe, data, 0, device)["train"]
     torch.manual_seed(0)
     state = training.Training(recipe, 10, len(loader), device)
     row = state.train_epoch(loader)
@@ -149,8 +164,8 @@ def test_training_averages_are_over_images_not_batches(data):
             loss_sum += F.cross_entropy(logits, labels, reduction="sum").item()
             correct += (logits.argmax(1) == labels).sum().item()
     assert row["images"] == 70 and row["correct"] == correct
-    assert row["train_loss"] == pytest.approx(loss_sum / 70, rel=1e-4)
-    assert row["train_acc"] == pytest.approx(100 * correct / 70)
+    assert row["loss"] == pytest.approx(loss_sum / 70, rel=1e-4)
+    assert row["acc"] == pytest.approx(100 * correct / 70)
 
 
 def test_loss_accuracy_and_confusion_by_hand():
@@ -219,7 +234,7 @@ def test_validation_images_are_held_out(data, tmp_path):
     ("values", "sentence"),
     [
         ({"batch_size": 71}, r"batch_size=71 is larger than the training set \(70 images\)"),
-        ({"validation_images": 70}, "validation_images=70 leaves none"),
+        ({"validation_images": 70}, "larger than the training set"),
         ({"validation_images": 64, "batch_size": 6}, "validation_images=64 takes every training image of"),
     ],
 )
@@ -231,19 +246,17 @@ def test_impossible_requests_leave_nothing_behind(data, tmp_path, values, senten
 
 def test_a_batch_too_small_for_synchronised_batchnorm_is_refused(data, monkeypatch):
     recipe = small(sync_batchnorm=True, batch_size=32)  # 70 images: 32, 32, 6
-    monkeypatch.setattr(training.distributed, "WORLD_SIZE", 6)
-    assert len(training.make_loaders(recipe, data, 0, training.pick_device())["train"]) == 3
-    monkeypatch.setattr(training.distributed, "WORLD_SIZE", 7)
+    monkeypatch.setattr(distributed, "WORLD_SIZE", 6)
+    assert len(make_loaders(recipe, data, 0, pick_device())["train"]) == 3
+    monkeypatch.setattr(distributed, "WORLD_SIZE", 7)
     with pytest.raises(CourseError, match="the last batch has 6 for 7: start fewer"):
-        training.make_loaders(recipe, data, 0, training.pick_device())
+        make_loaders(recipe, data, 0, pick_device())
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoint(data, tmp_path):
     """Learning rates by the epoch: 0.001, then far too much."""
     recipe = small(epochs=4, lr_max=1e30, lr_min=1e-3, ema_decay=0.0, peak_epoch=2, step="epoch")
-    with pytest.raises(
-        CourseError, match=r"not finite in epoch 2, in step 2 of 3: .*; the checkpoint of the epoch before"
-    ):
+    with pytest.raises(CourseError, match=r"not finite in epoch 2: .*; the checkpoint of the epoch before"):
         training.train(recipe, data, tmp_path, report=lambda line: None)
     assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("summary.json"))
     (path,) = tmp_path.rglob("last.pt")
@@ -255,7 +268,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoint(data, tm
 def test_divergence_in_the_last_step_of_an_epoch_is_not_saved(data, tmp_path, select):
     """A single step an epoch: its loss is that of the fresh network, and only the evaluation sees what it did."""
     values = {"batch_size": 70, "lr_max": 1e38, "lr_min": 1e37, "peak_epoch": 1, "ema_decay": 0.0, "select": select}
-    with pytest.raises(CourseError, match=r"not finite in epoch 1, after the last step: .*; nothing was saved yet"):
+    with pytest.raises(CourseError, match=r"not finite in epoch 1: .*; nothing was saved yet"):
         training.train(small(epochs=3, **values), data, tmp_path, report=lambda line: None)
     assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("summary.json"))
 
@@ -284,6 +297,7 @@ def plateau(data, tmp_path_factory):
     recipe = changed(
         with_epochs(get_recipe("resnet18_layernorm"), 4),
         {"batch_size": 25, "validation_images": 20, "patience": 0, "factor": 0.5, "ema_decay": 0.9, "dropout": 0.3}
+        | {"width": 8}
         | {"threshold": 0.6},  # so large that some better epochs are not better enough
     )
     lines = []
@@ -324,14 +338,14 @@ def test_flip_averaging_is_the_mean_of_two_passes(plateau, data, monkeypatch):
     state = training.Training(recipe, 10, 2, pick_device())
     state.history, state.sessions = [{"seconds": 1.0, "test_acc": 50.0}], [{"device": "CPU"}]
     monkeypatch.setattr(training, "predict", predict)
-    reported = training._summary(run.folder, run.config, state, None, lambda line: None)["reported"]
+    reported = training._final_figures(state, RunFolder(run.folder, run.config), None)["reported"]
     assert (reported["test_acc"], reported["test_acc_flip_averaging"]) == (0, 100)
 
 
 def test_mirrored_prediction_mirrors_the_images(data):
     device = Device(torch.device("cpu"), torch.float32, "test")
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
-    loader = training.make_loaders(small(), data, 0, device)["test"]
+    loader = make_loaders(small(), data, 0, device)["test"]
     logits, labels = predict(model, loader, device, flip=True)
     expected = model(normalise(data.test.images[:, :, ::-1].copy(), data.mean, data.std))
     torch.testing.assert_close(logits, expected.detach())
@@ -341,7 +355,7 @@ def test_mirrored_prediction_mirrors_the_images(data):
 
 def test_held_out_images_are_not_trained_on(data):
     cpu = Device(torch.device("cpu"), torch.float32, "test")
-    loaders = training.make_loaders(small(validation_images=20, select="val_acc"), data, 0, cpu)
+    loaders = make_loaders(small(validation_images=20, select="val_acc"), data, 0, cpu)
     train, val = ({image.tobytes() for image in loaders[name].dataset.split.images} for name in ("train", "val"))
     assert len(val) == 20 and not train & val
     assert train | val == {image.tobytes() for image in data.train.images}
@@ -353,7 +367,7 @@ def test_checkpoint_of_another_run_is_refused_and_kept(plateau, data, tmp_path, 
 
     other = changed(recipe, {"factor": 0.3})
     interrupt_at("EPOCH: 2", other, data, tmp_path)
-    path = training.run_folder(tmp_path, other, data, 0) / name
+    path = tmp_path / folder_name(other, data, 0) / name
     path.write_bytes((run.folder / name).read_bytes())
     with pytest.raises(CourseError, match=r"another configuration \(recipe\.factor: 0\.5 there, 0\.3 asked for\)"):
         training.train(other, data, tmp_path, report=lambda line: None)
@@ -366,14 +380,14 @@ def test_checkpoint_of_another_run_is_refused_and_kept(plateau, data, tmp_path, 
         (None, "best.pt is missing"),
         ({"model": {}}, "does not say which run it belongs to"),
         ({"model": 3, "config": True}, "belongs to another network"),
-        ({"model": {"fc.weight": torch.zeros(2, 512)}, "config": True}, "belongs to another network"),
+        ({"model": {"fc.weight": torch.zeros(2, 64)}, "config": True}, "belongs to another network"),
     ],
 )
 def test_bad_best_checkpoint_is_found_before_training_goes_on(plateau, data, tmp_path, state, sentence):
     run, _, recipe = plateau
 
     interrupt_at("EPOCH: 2", recipe, data, tmp_path)
-    path = training.run_folder(tmp_path, recipe, data, 0) / "best.pt"
+    path = tmp_path / folder_name(recipe, data, 0) / "best.pt"
     path.unlink()
     if state:
         torch.save(state | ({"config": run.config} if "config" in state else {}), path)
@@ -387,12 +401,12 @@ def test_bad_best_checkpoint_is_found_before_training_goes_on(plateau, data, tmp
 
 def test_average_of_the_weights_follows_its_formula(data):
     recipe, device = small(ema_decay=0.5), pick_device()
-    loader = training.make_loaders(recipe, data, 0, device)["train"]
+    loader = make_loaders(recipe, data, 0, device)["train"]
     torch.manual_seed(0)
     state = training.Training(recipe, 10, len(loader), device)
     weights = []
-    average = state.average
-    state.average = lambda: (weights.append(state.model.fc.weight.detach().clone()), average())
+    average = state.average_weights
+    state.average_weights = lambda: (weights.append(state.model.fc.weight.detach().clone()), average())
     state.train_epoch(loader)
     expected = weights[0]  # the average starts with the first weights
     for step, weight in enumerate(weights[1:], start=1):
@@ -404,7 +418,7 @@ def test_average_of_the_weights_follows_its_formula(data):
 def test_vectors_are_spared_weight_decay_where_the_recipe_says_so():
     recipe = get_recipe("resnet18_layernorm")
     model = make_model(recipe, 10)
-    decayed, spared = training.make_optimizer(recipe, model).param_groups
+    decayed, spared = make_optimizer(recipe, model).param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (recipe.weight_decay, 0)
     assert {p.ndim for p in spared["params"]} == {1} and 1 not in {p.ndim for p in decayed["params"]}
     assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
@@ -414,7 +428,7 @@ def test_gradients_are_clipped_to_the_norm_of_the_recipe(data):
     """One step of plain SGD at learning rate 1: the weights move by the clipped gradient."""
     recipe = small(clip_norm=0.01, nesterov=False, momentum=0.0, weight_decay=0.0, lr_min=1.0, lr_max=1.5)
     device = pick_device()
-    loader = training.make_loaders(recipe, dataclasses.replace(data, train=data.train[:32]), 0, device)["train"]
+    loader = make_loaders(recipe, dataclasses.replace(data, train=data.train[:32]), 0, device)["train"]
     torch.manual_seed(0)
     state = training.Training(recipe, 10, 3, device)
     before = [p.detach().clone() for p in state.model.parameters()]
@@ -450,14 +464,14 @@ def linear_network(monkeypatch):
 @pytest.mark.usefixtures("linear_network")
 def test_steps_whose_float16_gradients_overflow_are_left_out_and_the_others_clipped_unscaled(data):
     recipe = small(clip_norm=0.01, nesterov=False, momentum=0.0, weight_decay=0.0, lr_min=1.0, lr_max=1.5)
-    loader = training.make_loaders(recipe, data, 0, OVERFLOWING)["train"]
+    loader = make_loaders(recipe, data, 0, OVERFLOWING)["train"]
     state = training.Training(recipe, 10, len(loader), OVERFLOWING)
     before = state.model[1].weight.detach().clone()
     state.train_epoch(loader)
     assert state.scaler.get_scale() == 2.0**27  # halved after each of the three steps
     assert torch.equal(state.model[1].weight, before) and torch.equal(state.evaluated[1].weight, before)
     state.scaler.update(1024.0)
-    loader = training.make_loaders(recipe, dataclasses.replace(data, train=data.train[:32]), 0, OVERFLOWING)["train"]
+    loader = make_loaders(recipe, dataclasses.replace(data, train=data.train[:32]), 0, OVERFLOWING)["train"]
     before, lr = [p.detach().clone() for p in state.model.parameters()], state.optimizer.param_groups[0]["lr"]
     state.train_epoch(loader)  # one step
     moved = torch.sqrt(sum((p - q).pow(2).sum() for p, q in zip(state.model.parameters(), before, strict=True)))
@@ -488,7 +502,7 @@ def test_float16_with_scaled_losses_trains_as_float32_does_and_resumes(data, tmp
 
     states[0]["scaler"]["scale"] = "high"
     with pytest.raises(CourseError, match="scaler has values of other types"):
-        training.Training(recipe, 10, 18, OVERFLOWING).load_state_dict(states[0], tmp_path / "last.pt")
+        load_training(training.Training(recipe, 10, 18, OVERFLOWING), states[0], tmp_path / "last.pt")
 
 
 def test_interrupted_plateau_run_ends_like_an_undisturbed_one(plateau, data, tmp_path):
@@ -500,3 +514,42 @@ def test_interrupted_plateau_run_ends_like_an_undisturbed_one(plateau, data, tmp
     for part in ("last", "best"):
         ours, theirs = (torch.load(r.folder / f"{part}.pt", weights_only=True)["model"] for r in (resumed, run))
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "gave"),
+    [
+        ((("Normalize", {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}),), "float32 of shape"),
+        ((("RandomCrop", {"height": 28, "width": 28}),), r"uint8 of shape \(28, 28, 3\)"),
+        ((("ToFloat", {"max_value": 255.0, "p": 0.1}),), "float32 of shape"),
+        ((("ToGray", {"num_output_channels": 1, "p": 1.0}),), r"uint8 of shape \(32, 32(, 1)?\)"),
+        ((("RandomCrop", {"height": 40, "width": 40}),), "an error"),
+    ],
+)
+def test_augmentation_that_gives_other_images_is_refused_before_anything_is_written(data, tmp_path, augmentation, gave):
+    recipe = dataclasses.replace(small(), augmentation=augmentation)
+    with pytest.raises(CourseError, match=f"makes of an image, uint8 of shape .*, {gave}"):
+        training.train(recipe, data, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_normalises_by_its_own_mean_and_deviation(data, tmp_path):
+    """With the same figures as the data's own nothing changes, with others the network sees other images."""
+    own = (tuple(map(float, data.mean)), tuple(map(float, data.std)))
+    losses = []
+    for k, normalisation in enumerate((None, own, ((0.5,) * 3, (0.5,) * 3))):
+        recipe = dataclasses.replace(small(), normalisation=normalisation)
+        run = training.train(recipe, data, tmp_path / str(k), report=lambda line: None)
+        losses.append(run.history["test_loss"].tolist())
+    assert losses[0] == losses[1] != losses[2]
+    assert run.config["data"]["mean"] == [0.5] * 3
+
+
+def test_an_interrupted_training_says_what_is_saved(data, tmp_path):
+    def interrupt(line):
+        if line == "EPOCH: 2":
+            raise KeyboardInterrupt
+
+    with pytest.raises(Stopped) as stopped:
+        training.train(small(), data, tmp_path, report=interrupt)
+    assert stopped.value.sentence == "Stopped in epoch 2 of 3; epoch 1 is saved. Run this again to go on."

@@ -99,3 +99,17 @@ def load_checkpoint(path: Path) -> dict:
     if not isinstance(state, dict) or "model" not in state:
         raise CourseError(f"{path} holds no model: it was kept as it is; move its folder away to train afresh.")
     return state
+
+
+def load_weights(model, checkpoint: dict, path: Path) -> None:
+    """Give the model the weights of a checkpoint. Raises CourseError if they are another network's."""
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise CourseError(
+            f"{path} belongs to another network ({first_line(error)}): move its folder away to train afresh."
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    return (str(error) or repr(error)).splitlines()[0]

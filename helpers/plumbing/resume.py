@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import TypeAdapter
-from torch import nn
 from typing_extensions import TypedDict
 
 from helpers.plumbing.errors import CourseError
+from helpers.plumbing.files import first_line
 from helpers.plumbing.run_folder import HistoryRow, Session, StepRow
 
 PARTS = ("optimizer", "schedule", "scaler")
@@ -88,21 +88,11 @@ def load_training(training, state: dict, path: Path) -> None:
             raise ValueError(f"{len(progress['history'])} rows of history in epoch {progress['epoch']}")
     except REFUSED as error:
         raise CourseError(
-            f"{path} belongs to another network or version ({_first_line(error)}): it was kept as it is; move its "
+            f"{path} belongs to another network or version ({first_line(error)}): it was kept as it is; move its "
             "folder away to train afresh."
         ) from error
     for name, value in progress.items():
         setattr(training, name, value)
-
-
-def load_weights(model: nn.Module, checkpoint: dict, path: Path) -> None:
-    """Give the model the weights of a checkpoint. Raises CourseError if they are another network's."""
-    try:
-        model.load_state_dict(checkpoint["model"])
-    except (AttributeError, RuntimeError, TypeError) as error:
-        raise CourseError(
-            f"{path} belongs to another network ({_first_line(error)}): move its folder away to train afresh."
-        ) from error
 
 
 def _alike(fresh: object, loaded: object) -> bool:
@@ -113,7 +103,3 @@ def _alike(fresh: object, loaded: object) -> bool:
         return len(fresh) == len(loaded) and all(map(_alike, fresh, loaded))
     numbers = isinstance(fresh, int | float) and isinstance(loaded, int | float)
     return fresh is None or numbers or type(fresh) is type(loaded)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or repr(error)).splitlines()[0]

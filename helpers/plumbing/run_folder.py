@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from helpers import __version__
 from helpers.plumbing import distributed
 from helpers.plumbing.errors import CourseError, in_words
-from helpers.plumbing.files import load_checkpoint, make_folder, save_checkpoint, write_text
+from helpers.plumbing.files import load_checkpoint, load_weights, make_folder, save_checkpoint, write_text
 from helpers.recipes import RECIPES, Recipe, as_dict, from_dict
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -228,14 +228,14 @@ class RunFolder:
     def __exit__(self, *error) -> None:
         self.stack.close()
 
-    def open(self, recipe: Recipe) -> tuple[bool, dict | None]:
+    def open(self, training) -> tuple[bool, dict | None]:
         """Whether the run is finished; if not, the state to go on from, if there is one.
 
         Raises CourseError if the folder holds another run's or damaged files.
         """
-        return distributed.from_rank_zero(self._open, recipe)
+        return distributed.from_rank_zero(self._open, training)
 
-    def _open(self, recipe: Recipe) -> tuple[bool, dict | None]:
+    def _open(self, training) -> tuple[bool, dict | None]:
         path, summary = self.path / "config.json", self.path / "summary.json"
         last = self.path / "last.pt"
         if not (last.exists() or summary.exists() or self._has_history()):  # nothing was trained, so nothing is lost
@@ -249,8 +249,9 @@ class RunFolder:
         refuse_other(recorded, self.config, self.path)
         if summary.exists() and (not last.exists() or self._is_whole()):
             return True, None
-        if recipe.select != "last":  # the end needs it: if it is damaged, that is found now and not after hours
-            own_checkpoint(self.path / "best.pt", self.config)
+        if training.recipe.select != "last":  # the end needs it: damage is found now and not after hours
+            best = self.path / "best.pt"
+            load_weights(training.evaluated, own_checkpoint(best, self.config), best)
         return False, own_checkpoint(last, self.config)
 
     def _has_history(self) -> bool:
