@@ -154,6 +154,10 @@ def weights(folder):
     return [state[part] for state in states for part in ("model", "trained_model") if part in state]
 
 
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".lock")}
+
+
 def saved_epochs(folder):
     """How many finished epochs the folder's checkpoint holds. It has to be whole, whenever it is looked at."""
     return load_checkpoint(folder / "last.pt")["epoch"] if (folder / "last.pt").exists() else 0
@@ -326,10 +330,10 @@ def small_files():
 
 @pytest.fixture
 def disk(tmp_path):
-    """A disk of 5 MB: there is room for a checkpoint of 2.2 MB and the best model, and not for a second one."""
+    """A disk of 4 MB: there is room for a checkpoint of 2.2 MB and the best model, and not for a second one."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", folder], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True).returncode:
         pytest.skip("a small disk cannot be mounted here")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
@@ -424,7 +428,7 @@ def test_finished_run_that_lost_its_tables_or_summary_makes_them_again(undisturb
 
 def test_lost_checkpoint_is_not_taken_for_a_fresh_start(unfinished, images):
     (unfinished / NAME / "last.pt").rename(unfinished / "elsewhere")
-    before = {path.name: path.read_bytes() for path in (unfinished / NAME).iterdir() if path.name[:5] != ".lock"}
+    before = files_of(unfinished / NAME)
     command = train(images, unfinished, epochs=2)
     assert command.end() == 2 and "last.pt is missing: put it back" in command.output
     assert before == {
