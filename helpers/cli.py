@@ -89,7 +89,7 @@ def _whole_number(text: str | None, option: str, least: int = 1, most: int = 2**
     """The option as a whole number; argparse's own message would be less helpful."""
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) < 12 and least <= int(text) <= most):
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
         bounds = f"of {least} or more" if most >= 2**32 - 1 else f"from {least} to {most}"
         raise CourseError(f"{option} has to be a whole number {bounds}, not {text[:20]}.")
     return int(text)
@@ -113,7 +113,7 @@ def _prepare(options: argparse.Namespace) -> tuple:
     """What both commands need: recipe, data, folder of the runs, seed. All words are checked before data is read."""
     epochs = _whole_number(getattr(options, "epochs", None), "--epochs")
     limit = _whole_number(options.limit, "--limit") or (recipes.FAST_LIMIT if options.fast else None)
-    seed = _whole_number(options.seed, "--seed", least=0)
+    seed = _whole_number(options.seed, "--seed", least=0, most=2**63 - 1)
     recipe = recipes.get_recipe(options.recipe, fast=options.fast)
     if epochs:
         recipe = recipes.with_epochs(recipe, epochs)

@@ -35,7 +35,7 @@ from helpers.plumbing.devices import Device, explain_failures, keep_freed_memory
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import write_text
 from helpers.plumbing.progress import progress_bar
-from helpers.plumbing.resume import random_states, restore_random_states, seed_everything
+from helpers.plumbing.resume import checked_seed, random_states, restore_random_states, seed_everything
 from helpers.plumbing.run_folder import change_notes, configuration, folder_name, locked, refuse_other
 from helpers.recipes import Recipe
 from helpers.runs import NOT_SWEPT, RangeTest, load_lr, swept_values
@@ -136,7 +136,8 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
 
     Loads it if it is recorded there. Raises CourseError, also if another one is recorded there.
     """
-    folder, data = lr_find_folder(folder, recipe, data, seed), data.normalised_by(recipe)
+    seed, data = checked_seed(seed), data.normalised_by(recipe)
+    folder = lr_find_folder(folder, recipe, data, seed)
     config = configuration(recipe, data.describe(), seed)
     # What the sweep does not depend on is left out: the schedule, whose bounds it is there to find.
     swept = {"recipe": swept_values(config["recipe"]), "data": config["data"], "seed": seed, "steps": steps}

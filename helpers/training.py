@@ -21,7 +21,7 @@ from helpers.plumbing.devices import Device, explain_failures, keep_freed_memory
 from helpers.plumbing.errors import CourseError, Stopped
 from helpers.plumbing.files import load_weights
 from helpers.plumbing.progress import duration, progress_bar
-from helpers.plumbing.resume import load_training, save_training, seed_everything
+from helpers.plumbing.resume import checked_seed, load_training, save_training, seed_everything
 from helpers.plumbing.run_folder import RunFolder, configuration, describe_session, folder_name
 from helpers.plumbing.tensorboard_log import open_log
 from helpers.recipes import Recipe
@@ -39,7 +39,7 @@ def train(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, report: Ca
     folder that holds another configuration or that another process trains in, a loss that is no longer
     finite, and memory that does not suffice.
     """
-    data, device = data.normalised_by(recipe), pick_device()
+    data, device, seed = data.normalised_by(recipe), pick_device(), checked_seed(seed)
     config = configuration(recipe, data.describe(), seed)
     watched = settings.tensorboard() and distributed.RANK == 0  # refused, if at all, before a folder is made
     keep_freed_memory()

@@ -1,5 +1,6 @@
 """Spares the reader resuming: what a training is made of as a dict, and back, so that it goes on bit for bit."""
 
+import operator
 import random
 from pathlib import Path
 
@@ -29,9 +30,20 @@ class Progress(TypedDict):
 PROGRESS = TypeAdapter(Progress)
 
 
+def checked_seed(seed: object) -> int:
+    """The seed as an int, numpy's integers as well. Raises CourseError unless it is one from 0 up to 2**63 - 1."""
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if isinstance(seed, bool) or not 0 <= number < 2**63:
+        raise CourseError(f"seed has to be a whole number from 0 to 2**63 - 1, not {seed!r}.")
+    return number
+
+
 def seed_everything(seed: int) -> None:
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed % 2**32)  # all that it takes
     torch.manual_seed(seed)
 
 
