@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from helpers import plots
-from helpers.augmentation import make_loader, normalise
+from helpers.augmentation import normalise
 from helpers.data import Data
 from helpers.evaluation import predict
 from helpers.gradcam import check_method, heatmaps, map_sizes, pick_layer
+from helpers.loaders import make_loader
 from helpers.plumbing.devices import pick_device
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import write_text

@@ -27,9 +27,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from helpers import settings
-from helpers.augmentation import make_loaders
 from helpers.data import Data
 from helpers.evaluation import LOSSES
+from helpers.loaders import make_loaders
 from helpers.models import make_model
 from helpers.plumbing.devices import Device, explain_failures, keep_freed_memory, pick_device
 from helpers.plumbing.errors import CourseError

@@ -12,9 +12,9 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from helpers import settings
-from helpers.augmentation import make_loaders
 from helpers.data import Data
 from helpers.evaluation import LOSSES, RunningFigures, confusion_matrix, loss_and_accuracy, predict, to_device
+from helpers.loaders import make_loaders
 from helpers.models import make_model
 from helpers.plumbing import distributed
 from helpers.plumbing.devices import Device, explain_failures, keep_freed_memory, pick_device

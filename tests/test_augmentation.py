@@ -5,17 +5,9 @@ import pytest
 import torch
 from conftest import random_images
 
-from helpers.augmentation import (
-    Batches,
-    BatchOrder,
-    ThreePointAffine,
-    augment,
-    compose,
-    denormalise,
-    make_loader,
-    normalise,
-)
+from helpers.augmentation import ThreePointAffine, augment, compose, denormalise, normalise
 from helpers.data import Split
+from helpers.loaders import Batches, BatchOrder, make_loader
 from helpers.plumbing.errors import CourseError
 from helpers.recipes import RECIPES
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from conftest import random_images
 
-from helpers.augmentation import augment, compose, make_loader, resident_batches
+from helpers.augmentation import augment, compose
 from helpers.data import Split
 from helpers.evaluation import predict
+from helpers.loaders import make_loader, resident_batches
 from helpers.plumbing.devices import pick_device
 from helpers.plumbing.gpu_batches import augment_batch, can_augment
 from helpers.recipes import RECIPES, changed

@@ -17,9 +17,9 @@ from conftest import random_images, write_folder
 from torch.nn import functional as F
 
 from helpers import cli, training
-from helpers.augmentation import make_loader, make_loaders, resident_batches
 from helpers.data import Data, Split, channel_statistics
 from helpers.evaluation import predict
+from helpers.loaders import make_loader, make_loaders, resident_batches
 from helpers.plumbing import devices, distributed, synthetic
 from helpers.plumbing.devices import Device, pick_device
 from helpers.plumbing.errors import CourseError

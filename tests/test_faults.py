@@ -28,10 +28,10 @@ import torch
 from conftest import random_images, write_folder
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from helpers import augmentation, lr_finder, training
-from helpers.augmentation import make_loader
+from helpers import loaders, lr_finder, training
 from helpers.cli import main
 from helpers.data import load_data
+from helpers.loaders import make_loader
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import load_checkpoint
 from helpers.plumbing.run_folder import locked
@@ -457,7 +457,7 @@ def test_no_flipped_bit_of_the_data_cache_changes_an_image(images, tmp_path):
 def with_a_loading_process_that_dies():
     """Two processes load the data, as on a GPU machine; in the second epoch one of them is killed."""
     multiprocessing.set_start_method("fork", force=True)
-    augmentation._loader_maker = lambda recipe, device: partial(make_loader, workers=2)
+    loaders._loader_maker = lambda recipe, device: partial(make_loader, workers=2)
     train_epoch = training.Training.train_epoch
 
     def deadly(self, loader):

@@ -28,9 +28,9 @@ import helpers.lr_finder
 import helpers.training
 from helpers import plots
 from helpers.assignment.checklist import checklist, gallery_checklist
-from helpers.augmentation import make_loaders
 from helpers.cli import main, parse_assignments
 from helpers.data import load_data
+from helpers.loaders import make_loaders
 from helpers.plumbing.devices import pick_device
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.resume import load_training, save_training

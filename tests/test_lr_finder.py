@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from helpers import lr_finder
-from helpers.augmentation import make_loader
 from helpers.data import Data, Split, channel_statistics
+from helpers.loaders import make_loader
 from helpers.plumbing import synthetic
 from helpers.plumbing.devices import Device
 from helpers.plumbing.errors import CourseError

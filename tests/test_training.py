@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers import training
-from helpers.augmentation import make_loaders, normalise
+from helpers.augmentation import normalise
 from helpers.data import Data, Split, channel_statistics, load_data
 from helpers.evaluation import confusion_matrix, cross_entropy_of_softmax, loss_and_accuracy, predict
+from helpers.loaders import make_loaders
 from helpers.models import make_model
 from helpers.plumbing import distributed, synthetic
 from helpers.plumbing.devices import Device, pick_device

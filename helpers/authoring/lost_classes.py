@@ -11,9 +11,9 @@ import csv
 import sys
 from itertools import islice
 
-from helpers.augmentation import make_loader, make_loaders
 from helpers.data import load_data
 from helpers.evaluation import predict
+from helpers.loaders import make_loader, make_loaders
 from helpers.plumbing.devices import keep_freed_memory, pick_device
 from helpers.plumbing.resume import seed_everything
 from helpers.recipes import get_recipe

@@ -1,0 +1,65 @@
+"""Who may import whom: the course stands on the plumbing, assignment and authoring stand on the course."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from helpers.settings import REPOSITORY
+
+PACKAGE = REPOSITORY / "helpers"
+FILES = {
+    path: path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".") for path in PACKAGE.rglob("*.py")
+}
+MODULES = set(FILES.values())
+PURE = ("models", "schedules", "evaluation", "gradcam")  # networks and figures, without runs and data
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of the package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found & MODULES
+
+
+IMPORTS = {name: imported(path) for path, name in FILES.items() if not name.endswith("__init__")}
+
+
+def layer(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 2 else "course"
+
+
+@pytest.mark.parametrize("module", [name for name in IMPORTS if layer(name) == "plumbing"])
+def test_plumbing_imports_nothing_of_the_course_but_recipes(module):
+    assert {name for name in IMPORTS[module] if layer(name) != "plumbing"} <= {"helpers.recipes"}
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_networks_and_figures_import_recipes_and_plumbing_only(name):
+    others = {other for other in IMPORTS[f"helpers.{name}"] if layer(other) != "plumbing"}
+    assert others <= {"helpers.recipes"}
+
+
+def test_the_course_imports_nothing_that_stands_on_it():
+    for module, names in IMPORTS.items():
+        if layer(module) == "course" and module not in ("helpers.cli", "helpers.__main__"):
+            assert {layer(name) for name in names} <= {"course", "plumbing"}, module
+        if layer(module) == "assignment":
+            assert "authoring" not in {layer(name) for name in names}, module
+
+
+def test_no_module_imports_itself_through_others():
+    list(TopologicalSorter(IMPORTS).static_order())  # raises CycleError, which names the circle
+
+
+def test_files_can_be_read_in_one_sitting():
+    for path, name in FILES.items():
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if layer(name) == "course" and name != "helpers.cli":
+            assert lines <= (420 if name == "helpers.recipes" else 250), (name, lines)
