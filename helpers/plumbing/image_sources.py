@@ -163,7 +163,7 @@ def _read_folder(folder: Path, parts: dict[str, dict], notes: list[str], left_ou
                 if problem:
                     damaged.append(f"{path.relative_to(folder)} ({problem})")
                 for remark in remarks:
-                    happened[remark].append(printable(path.relative_to(folder).as_posix()))
+                    happened[remark].append(path)
         splits.append((images[kept], labels[kept]))
         empty += [folder / part / name for label, name in enumerate(classes) if label not in labels[kept]]
     if damaged:
@@ -172,8 +172,10 @@ def _read_folder(folder: Path, parts: dict[str, dict], notes: list[str], left_ou
         raise CourseError(f"{images} in {folder} cannot be read: {listed}; fix or remove what is damaged.")
     if empty:
         raise CourseError(f"The class folder {empty[0]} holds no image: add some, or remove the folder.")
-    named = {key: ", ".join(map(str, names[:3])) + ", …" * (len(names) > 3) for key, names in happened.items()}
-    notes = [*notes, *(REMARKS[key].format(len(happened[key]), named[key]) for key in REMARKS if happened[key])]
+    for remark in (remark for remark in REMARKS if happened[remark]):
+        names = [printable(path.relative_to(folder).as_posix()) for path in happened[remark][:3]]
+        count = len(happened[remark])
+        notes = [*notes, REMARKS[remark].format(count, ", ".join(names) + ", …" * (count > 3))]
     return Pictures(tuple(parts["train"]), *splits, tuple(notes))
 
 
@@ -288,12 +290,16 @@ def _read_collection(name: str, folder: Path, own_address: str) -> Pictures:
     try:  # what was unpacked there; torchvision looks at the MD5 of what it would unpickle
         splits = [kind(str(folder), **part) for part in parts]
     except Exception:  # nothing is there, or it is damaged
+        for file, md5 in files:
+            addresses = [*[own_address] * bool(own_address), *(host.format(file) for host in HOSTS[name])]
+            obtain(folder / below / file, addresses, md5)
         with TemporaryDirectory() as scratch:
-            for file, md5 in files:
-                addresses = [*[own_address] * bool(own_address), *(host.format(file) for host in HOSTS[name])]
-                obtain(folder / below / file, addresses, md5)
-                if name != "svhn":
+            Path(scratch, below).mkdir(parents=True, exist_ok=True)
+            try:
+                for file, _ in files if name != "svhn" else ():
                     extract_archive(str(folder / below / file), str(Path(scratch, below)))
+            except OSError as error:
+                raise CourseError(f"{name} cannot be unpacked in {scratch} ({error}): free space there.") from error
             splits = [kind(str(folder) if name == "svhn" else scratch, **part) for part in parts]
     if name == "svhn":  # stored as (N, 3, 32, 32)
         arrays = [(part.data.transpose(0, 2, 3, 1), part.labels) for part in splits]
