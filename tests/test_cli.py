@@ -46,7 +46,7 @@ def images(tmp_path_factory):
         (["custom_resnet", "--seed", str(2**32)], "--seed has to be a whole number of 0 or more"),
         (["custom_resnet", "--epochs", "9" * 5000], "--epochs has to be a whole number of 1 or more"),
         (["custom_resnet", "--data", "x" * 5000], "cannot be a folder"),
-        (["custom_resnet", "--data", "~no-such-user/x"], "data folder"),
+        (["custom_resnet", "--data", "~no-such-user/x"], "cannot be a folder"),
         (["custom_resnet", "--runs", ""], "--runs has to name a folder"),
         (["custom_resnet", "--set", "lr_max=1e400"], "lr_max has to be a number that is finite"),
         (["custom_resnet", "--set", "peak_epoch=25"], "peak_epoch has to be above 0 and before the last epoch, 24"),
