@@ -1,7 +1,7 @@
 """Image data as uint8 arrays: the official CIFAR-10, other collections, a folder of images, or synthetic pictures.
 
-Images are decoded once, put into an order that does not depend on where they came from, and cached, so that a second
-start takes a moment and the official archive and a folder of the same pictures give the same training.
+Images are decoded once and cached, in an order that does not depend on where they came from: the official archive and
+a folder of the same pictures give the same training.
 """
 
 import hashlib
@@ -84,9 +84,8 @@ def load_data(source: str = "cifar10", *, limit: int | None = None) -> Data:
     data = image_sources.cached(found, lambda: _prepare(found.read()), partial(_restore, found.name))
     if data.name in NAMES and not named and data.fingerprint != CIFAR10_FINGERPRINT:
         data = replace(data, notes=(f"a folder of that name, not the {data.name} of the course", *data.notes))
-    if limit is None or limit >= max(len(data.train), len(data.test)):
-        return data
-    return _limited(data, limit)
+    whole = limit is None or limit >= max(len(data.train), len(data.test))
+    return data if whole else _limited(data, limit)
 
 
 def stratified_split(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +97,7 @@ def stratified_split(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndar
     rng = np.random.default_rng(seed)
     by_class = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
     bounds = np.round(np.cumsum([0] + [len(indices) for indices in by_class]) * count / len(labels)).astype(int)
-    shares = np.diff(bounds)  # differences of rounded sums, so that the shares add up
+    shares = np.diff(bounds)
     drawn = np.sort(np.concatenate([indices[:share] for indices, share in zip(by_class, shares, strict=True)]))
     return drawn, np.setdiff1d(np.arange(len(labels)), drawn)
 
@@ -122,16 +121,9 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _named_source(name: str) -> Source:
-    if name != "synthetic":
-        return image_sources.collection(name, settings.data_folder(), settings.cifar10_url() * (name == "cifar10"))
-    from helpers.plumbing import synthetic
-
-    def draw() -> Pictures:
-        splits = (synthetic.draw(SYNTHETIC_COUNTS[part], seed) for seed, part in enumerate(("train", "test")))
-        return Pictures(synthetic.CLASSES, *splits, ("synthetic pictures, not CIFAR-10",))
-
-    code = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()  # other code may draw other pictures
-    return Source(name, settings.data_folder() / "synthetic.npz", f"1 {code} {SYNTHETIC_COUNTS}", draw)
+    if name == "synthetic":
+        return image_sources.synthetic_pictures(settings.data_folder(), SYNTHETIC_COUNTS)
+    return image_sources.collection(name, settings.data_folder(), settings.cifar10_url() * (name == "cifar10"))
 
 
 def _folder_source(folder: Path) -> Source:
@@ -165,9 +157,8 @@ def _restore(name: str, arrays: Mapping[str, np.ndarray]) -> Data:
 
 def _digests(split: Split, labelled: bool = True) -> np.ndarray:
     """16 bytes for each picture, or for each picture and its label."""
-    salts = (int(label * labelled).to_bytes(8, "little") for label in split.labels)
-    pairs = zip(split.images, salts, strict=True)
-    return np.array([hashlib.blake2b(image, digest_size=16, salt=salt).digest() for image, salt in pairs])
+    pairs = zip(split.images, split.labels * labelled, strict=True)
+    return np.array([hashlib.blake2b(image, digest_size=16, salt=label.tobytes()).digest() for image, label in pairs])
 
 
 def _fingerprint(classes: tuple[str, ...], *splits: Split) -> str:
@@ -188,10 +179,8 @@ def _repetitions(train: Split, test: Split) -> list[str]:
 
 
 def _limited(data: Data, limit: int) -> Data:
-    def kept(split: Split) -> Split:
-        return split[stratified_split(split.labels, min(limit, len(split)), seed=0)[0]]
-
-    train, test = kept(data.train), kept(data.test)
+    train = data.train[stratified_split(data.train.labels, min(limit, len(data.train)), seed=0)[0]]
+    test = data.test[stratified_split(data.test.labels, min(limit, len(data.test)), seed=0)[0]]
     if missing_classes(train.labels, data.classes) or missing_classes(test.labels, data.classes):
         raise CourseError(f"A limit of {limit} images leaves classes without any: raise it.")
     mean, std = channel_statistics(train.images)

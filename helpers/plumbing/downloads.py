@@ -1,4 +1,4 @@
-"""Download large files over connections that stall and break, so that nobody has to start again from nothing.
+"""Spares the reader connections that stall and break: a download goes on where it broke off, from several hosts.
 
 torchvision's and torch.hub's own downloads resume nothing and wait forever; the former also falls back to plain HTTP.
 """

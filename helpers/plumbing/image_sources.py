@@ -1,4 +1,4 @@
-"""Find, decode and cache pictures, wherever they come from, so that the course sees arrays only."""
+"""Spares the reader where pictures come from: folders and archives are found, decoded to arrays and cached."""
 
 import hashlib
 import itertools
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from helpers.plumbing import synthetic
 from helpers.plumbing.downloads import obtain
 from helpers.plumbing.errors import UNPRINTABLE, CourseError, printable
 from helpers.plumbing.files import write_atomically
@@ -84,6 +85,10 @@ def cached(source: Source, build: Callable[[], dict], restore: Callable[[Mapping
 # --- a folder of images
 
 
+def _mistake(sentence: str) -> CourseError:
+    return CourseError(printable(sentence))  # names of files may hold line breaks
+
+
 def image_folder(folder: Path) -> Source:
     """`folder/train/<class>/**` and `folder/test/<class>/**`; labels follow the sorted class names. Raises CourseError.
 
@@ -91,27 +96,25 @@ def image_folder(folder: Path) -> Source:
     """
     layout = "train/<class>/* and test/<class>/* images"
     if not folder.is_dir():
-        raise CourseError(
-            f"There is no data folder {folder}: give {', '.join(HOSTS)}, synthetic, or a folder {layout}."
-        )
+        raise _mistake(f"There is no data folder {folder}: give {', '.join(HOSTS)}, synthetic, or a folder {layout}.")
     tests = [name for name in ("test", "val", "valid", "validation") if (folder / name).is_dir()]
     if not (tests and (folder / "train").is_dir()):
-        raise CourseError(f"{folder} has no {'train' if tests else 'test'}/ folder: it has to hold {layout}.")
+        raise _mistake(f"{folder} has no {'train' if tests else 'test'}/ folder: it has to hold {layout}.")
     notes = [f"{tests[0]}/ serves as the test set"] * (tests[0] != "test")
     notes += [f"{name}/ beside {tests[0]}/ is not read" for name in tests[1:]]
     left_out = []
     try:
         parts = {part: _list_classes(folder / part, left_out) for part in ("train", tests[0])}
     except OSError as error:  # no permission, say
-        raise CourseError(f"{error.filename} cannot be read ({error}): fix or remove it.") from error
+        raise _mistake(f"{error.filename} cannot be read ({error}): fix or remove it.") from error
     train, test = parts.values()
     if train.keys() != test.keys():
         only = {"train": sorted(train.keys() - test.keys()), tests[0]: sorted(test.keys() - train.keys())}
         listed = "; ".join(f"only in {part}/: {', '.join(names)}" for part, names in only.items() if names)
-        raise CourseError(f"{folder} has different classes in train/ and {tests[0]}/ ({listed}): make them the same.")
+        raise _mistake(f"{folder} has different classes in train/ and {tests[0]}/ ({listed}): make them the same.")
     for name in (folder.resolve().name, *train):
         if UNPRINTABLE.search(name):
-            raise CourseError(f"The name of the folder {name} has characters that cannot be shown: rename it.")
+            raise _mistake(f"The name of the folder {name} has characters that cannot be shown: rename it.")
     state = [2, notes, left_out]  # raise the number when pictures are decoded otherwise
     for path in itertools.chain(*train.values(), *test.values()):
         found = path.stat() if path.is_file() else None
@@ -136,14 +139,14 @@ def _list_classes(part: Path, left_out: list[Path]) -> dict[str, list[Path]]:
             left_out.append(directory)
             continue
         if part.resolve().is_relative_to(directory.resolve()):
-            raise CourseError(f"The class folder {directory} is a link to what holds it: remove it.")
+            raise _mistake(f"The class folder {directory} is a link to what holds it: remove it.")
         files = classes.setdefault(unicodedata.normalize("NFC", directory.name), [])
         for where, folders, names in os.walk(directory, onerror=stop):
             folders[:] = wanted(folders)
             left_out += [path for path in (Path(where, name) for name in folders) if path.is_symlink()]
             files += [Path(where, name) for name in wanted(names)]
     if len(classes) < 2:
-        raise CourseError(f"{part} has fewer than two class folders: a classifier needs two or more.")
+        raise _mistake(f"{part} has fewer than two class folders: a classifier needs two or more.")
     return dict(sorted(classes.items()))
 
 
@@ -169,9 +172,9 @@ def _read_folder(folder: Path, parts: dict[str, dict], notes: list[str], left_ou
     if damaged:
         images = "1 image" if len(damaged) == 1 else f"{len(damaged):,} images"
         listed = ", ".join(damaged[:LISTED]) + ", …" * (len(damaged) > LISTED)
-        raise CourseError(f"{images} in {folder} cannot be read: {listed}; fix or remove what is damaged.")
+        raise _mistake(f"{images} in {folder} cannot be read: {listed}; fix or remove what is damaged.")
     if empty:
-        raise CourseError(f"The class folder {empty[0]} holds no image: add some, or remove the folder.")
+        raise _mistake(f"The class folder {empty[0]} holds no image: add some, or remove the folder.")
     for remark in (remark for remark in REMARKS if happened[remark]):
         names = [printable(path.relative_to(folder).as_posix()) for path in happened[remark][:3]]
         count = len(happened[remark])
@@ -260,7 +263,18 @@ def _scaled_to_8_bits(image, tags: Mapping[int, tuple]):
     return grey
 
 
-# --- collections that torchvision reads
+# --- synthetic pictures, and collections that torchvision reads
+
+
+def synthetic_pictures(folder: Path, counts: Mapping[str, int]) -> Source:
+    """So many `train` and `test` pictures, drawn when they are read and cached in `folder`."""
+
+    def draw() -> Pictures:
+        train, test = synthetic.draw(counts["train"], seed=0), synthetic.draw(counts["test"], seed=1)
+        return Pictures(synthetic.CLASSES, train, test, ("synthetic pictures, not CIFAR-10",))
+
+    code = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()  # other code may draw other pictures
+    return Source("synthetic", folder / "synthetic.npz", f"1 {code} {counts}", draw)
 
 
 def collection(name: str, folder: Path, own_address: str = "") -> Source:
