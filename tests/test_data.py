@@ -153,10 +153,15 @@ def test_relative_paths_are_also_looked_up_in_the_repository(image_folder, monke
 # --- the cache of a folder
 
 
-def test_second_load_does_not_decode(image_folder, request):
+def test_second_load_does_not_decode_wherever_the_folder_lies_then(image_folder, request, monkeypatch, tmp_path):
+    (image_folder / "train" / "notes.txt").write_text("left out")
     first = load_data(str(image_folder))
     request.getfixturevalue("no_decoding")
     assert_same_data(load_data(str(image_folder)), first)
+    image_folder.parent.joinpath("elsewhere").mkdir()
+    image_folder.rename(tmp_path / "elsewhere" / "pets")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert_same_data(load_data("pets"), first)
 
 
 def test_resize_note_survives_the_cache(image_folder, request):

@@ -9,7 +9,7 @@ import time
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from filelock import FileLock
@@ -73,8 +73,11 @@ def download(path: Path, addresses: list[str], md5: str) -> None:
                     part.unlink()
                     raise OSError("what came is another file, as its MD5 tells")
                 except (OSError, HTTPException, ValueError) as error:  # ValueError: it is no address
-                    problems[address] = f"{urlsplit(address).netloc}: {error or repr(error)}"[:200]
-                    print(f"{path.name} from {problems[address]}", file=sys.stderr)
+                    reason = error.reason if type(error) is URLError else error
+                    problem = f"{urlsplit(address).netloc}: {reason or repr(error)}"[:200]
+                    if problem != problems.get(address):
+                        print(f"{path.name} from {problem}", file=sys.stderr)
+                    problems[address] = problem
             if attempt and _size(part) <= before:
                 raise OSError("; ".join(problems.values()))
             time.sleep(PAUSE)

@@ -94,19 +94,19 @@ def image_folder(folder: Path) -> Source:
 
     A class's name is compared and kept in Unicode's composed form (NFC), as systems spell one name differently.
     """
-    layout = "train/<class>/* and test/<class>/* images"
+    layout = "with train/<class>/* and test/<class>/* images"
     if not folder.is_dir():
         raise _mistake(f"There is no data folder {folder}: give {', '.join(HOSTS)}, synthetic, or a folder {layout}.")
-    tests = [name for name in ("test", "val", "valid", "validation") if (folder / name).is_dir()]
-    if not (tests and (folder / "train").is_dir()):
-        raise _mistake(f"{folder} has no {'train' if tests else 'test'}/ folder: it has to hold {layout}.")
-    notes = [f"{tests[0]}/ serves as the test set"] * (tests[0] != "test")
-    notes += [f"{name}/ beside {tests[0]}/ is not read" for name in tests[1:]]
     left_out = []
     try:
+        tests = [name for name in ("test", "val", "valid", "validation") if (folder / name).is_dir()]
+        if not (tests and (folder / "train").is_dir()):
+            raise _mistake(f"{folder} has no {'train' if tests else 'test'}/ folder: it has to be one {layout}.")
         parts = {part: _list_classes(folder / part, left_out) for part in ("train", tests[0])}
     except OSError as error:  # no permission, say
         raise _mistake(f"{error.filename} cannot be read ({error}): fix or remove it.") from error
+    notes = [f"{tests[0]}/ serves as the test set"] * (tests[0] != "test")
+    notes += [f"{name}/ beside {tests[0]}/ is not read" for name in tests[1:]]
     train, test = parts.values()
     if train.keys() != test.keys():
         only = {"train": sorted(train.keys() - test.keys()), tests[0]: sorted(test.keys() - train.keys())}
@@ -115,9 +115,9 @@ def image_folder(folder: Path) -> Source:
     for name in (folder.resolve().name, *train):
         if UNPRINTABLE.search(name):
             raise _mistake(f"The name of the folder {name} has characters that cannot be shown: rename it.")
-    state = [2, notes, left_out]  # raise the number when pictures are decoded otherwise
+    state = [2, notes, [str(path.relative_to(folder)) for path in left_out]]  # raise 2 when decoding changes
     for path in itertools.chain(*train.values(), *test.values()):
-        found = path.stat() if path.is_file() else None
+        found = os.path.isfile(path) and path.stat()  # Path.is_file would raise without a permission
         state.append((str(path.relative_to(folder)), found and (found.st_size, found.st_mtime_ns)))
     stamp = hashlib.sha256(repr(state).encode()).hexdigest()
     read = partial(_read_folder, folder, parts, notes, left_out)
@@ -170,9 +170,9 @@ def _read_folder(folder: Path, parts: dict[str, dict], notes: list[str], left_ou
         splits.append((images[kept], labels[kept]))
         empty += [folder / part / name for label, name in enumerate(classes) if label not in labels[kept]]
     if damaged:
-        images = "1 image" if len(damaged) == 1 else f"{len(damaged):,} images"
+        count = "1 image" if len(damaged) == 1 else f"{len(damaged):,} images"
         listed = ", ".join(damaged[:LISTED]) + ", …" * (len(damaged) > LISTED)
-        raise _mistake(f"{images} in {folder} cannot be read: {listed}; fix or remove what is damaged.")
+        raise _mistake(f"{count} in {folder} cannot be read: {listed}; fix or remove what is damaged.")
     if empty:
         raise _mistake(f"The class folder {empty[0]} holds no image: add some, or remove the folder.")
     for remark in (remark for remark in REMARKS if happened[remark]):
