@@ -158,7 +158,7 @@ def test_second_load_does_not_decode_wherever_the_folder_lies_then(image_folder,
     first = load_data(str(image_folder))
     request.getfixturevalue("no_decoding")
     assert_same_data(load_data(str(image_folder)), first)
-    image_folder.parent.joinpath("elsewhere").mkdir()
+    (tmp_path / "elsewhere").mkdir()
     image_folder.rename(tmp_path / "elsewhere" / "pets")
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert_same_data(load_data("pets"), first)
