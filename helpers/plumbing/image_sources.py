@@ -117,8 +117,9 @@ def image_folder(folder: Path) -> Source:
             raise _mistake(f"The name of the folder {name} has characters that cannot be shown: rename it.")
     state = [2, notes, [str(path.relative_to(folder)) for path in left_out]]  # raise 2 when decoding changes
     for path in itertools.chain(*train.values(), *test.values()):
-        found = os.path.isfile(path) and path.stat()  # Path.is_file would raise without a permission
-        state.append((str(path.relative_to(folder)), found and (found.st_size, found.st_mtime_ns)))
+        state.append(path.parts[len(folder.parts) :])
+        with suppress(OSError):  # a broken link, or no permission, of which decoding will tell
+            state += [(found := os.stat(path)).st_size, found.st_mtime_ns]
     stamp = hashlib.sha256(repr(state).encode()).hexdigest()
     read = partial(_read_folder, folder, parts, notes, left_out)
     return Source(folder.resolve().name, folder / f".images-{SIZE}x{SIZE}.npz", stamp, read)
