@@ -35,8 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
         add = command.add_argument
         add("recipe", metavar="RECIPE", help="one of: " + ", ".join(recipes.RECIPES))
         add("--data", default=settings.data_source(), metavar="D",
-            help="cifar10 (downloaded), synthetic (drawn, no network), or a folder with train/<class>/* and "
-            "test/<class>/* images (default: %(default)s)")  # fmt: skip
+            help="cifar10, cifar100, fashionmnist or svhn (downloaded), synthetic (drawn, no network), or a folder "
+            "with train/<class>/* and test/<class>/* (or val/) images (default: %(default)s)")  # fmt: skip
         add("--runs", metavar="DIR", help="where run folders are made (default: runs, or runs/fast with --fast)")
         add("--seed", default="0", metavar="N", help="of all randomness (default: 0)")
         add("--limit", metavar="N", help="use only N training images, and N test images at most")
@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--data",
         metavar="D",
-        help="the data of the run (default: COURSE_DATA, or cifar10 or synthetic by the run's name)",
+        help="the data of the run (default: COURSE_DATA, or the collection of the run's name)",
     )
     add("--count", metavar="N", help="how many images of each kind (default: 20, for BatchNorm 25)")
     add("--order", choices=ORDERS, help="of the images (default: per-class for correct ones, confident for mistakes)")
@@ -172,11 +172,11 @@ def run_gallery(options: argparse.Namespace) -> None:
 
     run = load_run(folder)
 
-    from helpers.data import load_data
+    from helpers.data import NAMES, load_data
 
     model = load_model(run)
     given, name = options.data or settings.data_given(), run.config["data"]["name"]
-    if not given and name not in ("cifar10", "synthetic"):  # what the file says may be anywhere
+    if not given and name not in NAMES:  # what the file says may be anywhere
         raise CourseError(f"{run.folder.name} was trained on a folder called {name}: name it with --data.")
     data = load_data(given or name, limit=run.limit)
     settings.draw_to_files()

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from helpers.augmentation import augment, check_augmentation, compose, normalise, scale_and_shift
-from helpers.data import Data, Split, stratified_split
+from helpers.data import Data, Split, missing_classes, stratified_split
 from helpers.plumbing import distributed
 from helpers.plumbing.devices import Device
 from helpers.plumbing.errors import CourseError
@@ -95,10 +95,14 @@ def make_loaders(recipe: Recipe, data: Data, seed: int, device: Device) -> dict[
             f"batch_size={recipe.batch_size} is larger than the training set ({len(train)} images): use more, or "
             f"lower batch_size{' or validation_images' * bool(len(val))}, {CHANGE}."
         )
-    if gone := set(data.train.labels.tolist()) - set(data.train.labels[train].tolist()):
+    if gone := missing_classes(data.train.labels[train], data.classes):
         raise CourseError(
-            f"validation_images={recipe.validation_images} takes every training image of {data.classes[min(gone)]}: "
-            f"lower it, {CHANGE}."
+            f"validation_images={recipe.validation_images} takes every training image of {gone[0]}: lower it, {CHANGE}."
+        )
+    if len(val) and (gone := missing_classes(data.train.labels[val], data.classes)):
+        raise CourseError(
+            f"validation_images={recipe.validation_images} holds out no image of {', '.join(gone[:5])}: raise it, "
+            f"{CHANGE}."
         )
     last = len(train) % recipe.batch_size or recipe.batch_size
     if recipe.sync_batchnorm and last < distributed.WORLD_SIZE:  # torch would gather values of several types

@@ -1,6 +1,8 @@
 """What the environment sets for the notebooks and as the command line's defaults.
 
-COURSE_DATA   the data: `cifar10` (default), `synthetic`, or the path of a folder of images
+COURSE_DATA   the data: `cifar10` (default), another name of `data.NAMES`, or the path of a folder of images
+COURSE_DATA_DIR   where archives and decoded data are kept (default: `data/` in the repository)
+COURSE_CIFAR10_URL   a copy of CIFAR-10's archive, a classroom's own for instance, that is tried first
 COURSE_RUNS   where run folders are made (default: `runs/` in the repository)
 COURSE_FAST   1: a few steps on little data, to see that everything works; never a result
 COURSE_TENSORBOARD   1: a training also writes a TensorBoard log into its run folder
@@ -24,6 +26,16 @@ def data_given() -> str:
 
 def data_source() -> str:
     return data_given() or "cifar10"
+
+
+def data_folder() -> Path:
+    """COURSE_DATA_DIR, or `data/`."""
+    return REPOSITORY / folder(os.environ.get("COURSE_DATA_DIR") or "data")
+
+
+def cifar10_url() -> str:
+    """COURSE_CIFAR10_URL, or nothing."""
+    return os.environ.get("COURSE_CIFAR10_URL", "")
 
 
 def runs_folder(fast_mode: bool | None = None) -> Path:
@@ -58,7 +70,8 @@ def named_run(run: str, runs: str | None) -> Path:
 
 
 def keep_runs_on_drive() -> Path:
-    """In Colab: mount the user's Google Drive, which asks for permission, and keep run folders there from now on.
+    """In Colab: mount the user's Google Drive, which asks for permission, and keep run folders there from now on, and
+    downloaded data in `MyDrive/cifar10-data` unless COURSE_DATA_DIR is set.
 
     Returns their folder, `MyDrive/cifar10-runs`. Raises CourseError outside Colab.
     """
@@ -70,6 +83,7 @@ def keep_runs_on_drive() -> Path:
         ) from error
     drive.mount("/content/drive")
     os.environ["COURSE_RUNS"] = "/content/drive/MyDrive/cifar10-runs" + ("/fast" if fast() else "")
+    os.environ["COURSE_DATA_DIR"] = os.environ.get("COURSE_DATA_DIR") or "/content/drive/MyDrive/cifar10-data"
     return runs_folder()
 
 

@@ -15,9 +15,14 @@ def test_runs_are_kept_on_the_drive_when_asked_for(monkeypatch, fast, folder):
     monkeypatch.setitem(sys.modules, "google.colab", colab)
     monkeypatch.setenv("COURSE_FAST", fast)
     monkeypatch.setenv("COURSE_RUNS", "somewhere/else")
+    monkeypatch.setenv("COURSE_DATA_DIR", "")
     settings.keep_runs_on_drive()
     assert mounted == ["/content/drive"]
     assert str(settings.runs_folder()) == f"/content/drive/MyDrive/{folder}"
+    assert str(settings.data_folder()) == "/content/drive/MyDrive/cifar10-data"
+    monkeypatch.setenv("COURSE_DATA_DIR", "/tmp/data")
+    settings.keep_runs_on_drive()
+    assert str(settings.data_folder()) == "/tmp/data"
 
 
 def test_drive_outside_colab_is_refused(monkeypatch):

@@ -7,6 +7,11 @@ from pydantic import ValidationError
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # no text of a name
 
 
+def printable(text: str) -> str:
+    """The text on one line, what cannot be shown in it written as in Python's source."""
+    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 class CourseError(Exception):
     """A mistake in what was asked for, or in the data or files it names.
 
