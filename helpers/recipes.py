@@ -1,8 +1,7 @@
 """Recipes: every hyperparameter of every training of the course, as data, in one place.
 
-To change a hyperparameter, edit it here, or try `--set name=value` on the command line. To add a
-recipe, add one to `RECIPES`. Values are checked by pydantic against the types beside them. Nothing
-here imports torch, so that mistakes are found at once.
+To change a hyperparameter, edit it here, or try `--set name=value` on the command line. To add a recipe, add one to
+`RECIPES`. pydantic checks values against the types beside them. Without torch, so that mistakes are found at once.
 """
 
 import difflib
@@ -16,14 +15,12 @@ from pydantic.dataclasses import dataclass
 from helpers.plumbing.errors import CourseError, in_words
 
 
-def _as_tuples(value: object) -> object:
-    """JSON's lists as the tuples that they were."""
+def _as_tuples(value: object) -> object:  # JSON has lists only
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
-STRICT = ConfigDict(
-    strict=True, extra="forbid", allow_inf_nan=False
-)  # 1 is no True, "1" no number; but a whole number is a float
+# 1 is no True, "1" is no number; but a whole number is a float.
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Channels = tuple[float, float, float]
@@ -43,9 +40,7 @@ class OneCycle:
     momentum_min: Share | None = None  # momentum at lr_max; None: momentum is not cycled
     momentum_max: Share | None = None  # momentum at lr_min
 
-    @property
-    def lr_start(self) -> float:
-        return self.lr_min
+    lr_start = property(lambda self: self.lr_min)
 
     def stretched(self, factor: float) -> "OneCycle":
         return replace(self, peak_epoch=round(self.peak_epoch * factor, 12))
@@ -78,13 +73,8 @@ class Plateau:
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # the learning rate first rises linearly to lr
     threshold: Share = 1e-4  # better by less than this part of the best value is no improvement; torch's default
 
-    @property
-    def lr_start(self) -> float:
-        return self.lr
-
-    @property
-    def mode(self) -> str:
-        return "max" if self.monitor.endswith("_acc") else "min"
+    lr_start = property(lambda self: self.lr)
+    mode = property(lambda self: "max" if self.monitor.endswith("_acc") else "min")
 
     def stretched(self, factor: float) -> "Plateau":
         return replace(self, warmup_epochs=round(self.warmup_epochs * factor, 12))
@@ -114,10 +104,7 @@ class About:
 
 @dataclass(frozen=True, config=STRICT)
 class Recipe:
-    """One training, complete: what the assignment lists, and nothing that depends on the machine.
-
-    Raises CourseError for values that cannot be trained with.
-    """
+    """One training, complete: what the assignment lists. Raises CourseError for values that cannot be trained with."""
 
     name: str
     epochs: Annotated[int, Field(ge=1, le=100_000)]
@@ -130,12 +117,10 @@ class Recipe:
     norm: Literal["batch", "layer"] = "batch"  # resnet18: BatchNorm or layer normalisation
     weight_standardization: bool = False  # resnet18: all filters of mean 0 and one variance
     sync_batchnorm: bool = False  # several GPUs: BatchNorm statistics of the whole batch, not of each GPU's share
-    # resnet18: the share of channels that Dropout2d drops after the stem, and in every block after its first ReLU,
-    # its second norm and its shortcut's norm
-    dropout_stem: Share = 0.0
-    dropout: Share = 0.0
-    dropout_norm2: Share = 0.0
-    dropout_shortcut: Share = 0.0
+    dropout_stem: Share = 0.0  # resnet18: the share of channels that Dropout2d drops after the stem,
+    dropout: Share = 0.0  # in every block after its first ReLU,
+    dropout_norm2: Share = 0.0  # after its second norm,
+    dropout_shortcut: Share = 0.0  # and after its shortcut's norm
     zero_init_residual: bool = False  # resnet18: every block starts as the identity
     # (mean, standard deviation) of the three channels, pixels / 255; None: those of the training images
     normalisation: tuple[Channels, tuple[Positive, Positive, Positive]] | None = None
@@ -156,10 +141,7 @@ class Recipe:
     flip_averaging: bool = False  # also report the mean of the logits of each test image and its mirror image
     about: About = field(default=About(), compare=False)
 
-    @property
-    def published(self) -> bool:
-        """Whether it repeats what others ran, instead of being the course's own."""
-        return bool(self.about.source)
+    published = property(lambda self: bool(self.about.source))  # it repeats what others ran
 
     @model_validator(mode="wrap")
     @classmethod
@@ -169,18 +151,20 @@ class Recipe:
             recipe = handler(values)
         except ValidationError as error:
             raise CourseError(f"The recipe {name} cannot be trained: {in_words(error, EXAMPLES)}.") from error
-        if problem := recipe.schedule.problem(recipe) or recipe._problem():
+        if problem := recipe.schedule.problem(recipe) or recipe.problem():
             raise CourseError(f"The recipe {name} cannot be trained: {problem}.")
         return recipe
 
-    def _problem(self) -> str:
+    def problem(self) -> str:
+        """Name the values that do not fit together, or nothing."""
         if self.nesterov and not self.momentum:
             return "nesterov=True needs a momentum above 0"
         if self.select == "val_acc" and not self.validation_images:
             return "select=val_acc needs validation_images above 0"
-        changed_values = [item.name for item in fields(self) if getattr(self, item.name) != item.default]
-        unread = [name for name in UNREAD[self.model] if name in changed_values]
-        return f"{self.model} does not read {unread[0]}={getattr(self, unread[0])}" if unread else ""
+        for item in fields(self):
+            if item.name in UNREAD[self.model] and getattr(self, item.name) != item.default:
+                return f"{self.model} does not read {item.name}={getattr(self, item.name)}"
+        return ""
 
 
 DROPOUTS = ("dropout_stem", "dropout", "dropout_norm2", "dropout_shortcut")
@@ -290,13 +274,11 @@ RECIPES = _by_name(  # in the order in which results are shown: ours, then the p
         validation_images=2500, select="val_acc", flip_averaging=True,
         about=About(assignment="resnet18_layernorm", seeds=(0, 1, 2), others=89.68, claimed=90.03),
     ),
-    # The published ones: as they were really run, mistakes included (results/PUBLISHED.md). Those of ResNet18
-    # monitor the test set, as they did.
+    # The published ones: as they were really run, mistakes and test set included (results/PUBLISHED.md)
     Recipe(
         name="published_s8_onecycle_sgd", epochs=24, batch_size=512,
         momentum=0.9, weight_decay=1e-4,
-        # torch's OneCycleLR(max_lr=0.18348291, total_steps=24, pct_start=5/24), its defaults spelt out:
-        # it starts at max / 25, ends at that / 10,000, and cycles the momentum.
+        # torch's OneCycleLR(max_lr=0.18348291, total_steps=24, pct_start=5/24), its defaults spelt out
         schedule=OneCycle(
             lr_max=0.18348291, lr_min=0.18348291 / 25, lr_end=0.18348291 / 25 / 1e4, peak_epoch=5,
             anneal="cos", step="epoch", momentum_min=0.85, momentum_max=0.95,
@@ -408,9 +390,7 @@ def changed(recipe: Recipe, assignments: dict[str, object]) -> Recipe:
     known = {item.name: part for part in new for item in fields(recipe if part == "recipe" else recipe.schedule)}
     for key, value in assignments.items():
         if key in NO_SINGLE_VALUES:
-            raise CourseError(
-                f"{key} is no single value: in Python, dataclasses.replace(recipe, {key}=...) replaces it."
-            )
+            raise CourseError(f"{key} is no single value: in Python, dataclasses.replace(recipe, {key}=...) sets it.")
         if key not in known:
             near = difflib.get_close_matches(key, known, n=3, cutoff=0.5) or sorted(set(known) - {*NO_SINGLE_VALUES})
             raise CourseError(f"The recipe {recipe.name} has no value {key!r}; did you mean {' or '.join(near)}?")
@@ -442,10 +422,10 @@ def from_dict(values: dict) -> Recipe:
     Raises CourseError if it is none.
     """
     values = {key: _as_tuples(value) for key, value in values.items()}
-    about = RECIPES[values["name"]].about if values.get("name") in RECIPES else About()
+    own = RECIPES.get(str(values.get("name")))
     kind = OneCycle if "lr_max" in values else Plateau
     try:
         schedule = kind(**{item.name: values.pop(item.name) for item in fields(kind) if item.name in values})
     except ValidationError as error:
         raise CourseError(f"These values are no recipe ({in_words(error)}).") from error
-    return Recipe(**values, schedule=schedule, about=about)
+    return Recipe(**values, schedule=schedule, about=own.about if own else About())

@@ -8,9 +8,10 @@ from conftest import random_images
 from helpers import lr_finder, training
 from helpers.data import Split, load_data
 from helpers.gradcam import heatmaps
+from helpers.loaders import make_loaders, resident_batches
 from helpers.models import make_model
 from helpers.plumbing.devices import Device
-from helpers.plumbing.gpu_batches import ResidentBatches
+from helpers.plumbing.gpu_batches import ResidentBatches, can_augment
 from helpers.recipes import RECIPES, changed, with_epochs
 from helpers.runs import load_run
 
@@ -43,7 +44,7 @@ def test_a_training_learns_and_goes_on_after_an_interruption(name, precision, da
     (folder,) = tmp_path.iterdir()
     before = load_run(folder).history
     run = training.train(recipe, data, tmp_path, report=lambda line: None)
-    assert isinstance(training.make_loaders(recipe, data, 0, device)["train"], ResidentBatches)
+    assert isinstance(make_loaders(recipe, data, 0, device)["train"], ResidentBatches)
     for key, column in run.history.items():
         assert len(column) == 4 and np.array_equal(column[:2], before[key], equal_nan=True)
     assert run.summary["precision"] == device.precision
@@ -51,7 +52,7 @@ def test_a_training_learns_and_goes_on_after_an_interruption(name, precision, da
 
 
 def batches(split, data, device, **options):
-    return ResidentBatches(split, data.mean, data.std, 64, device, seed=3, **options)
+    return resident_batches(split, data.mean, data.std, 64, device, seed=3, **options)
 
 
 def test_batches_are_those_of_the_cpu(data):
@@ -59,7 +60,7 @@ def test_batches_are_those_of_the_cpu(data):
         torch.testing.assert_close([tensor.cpu() for tensor in ours], list(theirs))
 
 
-@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.augmentation])
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if can_augment(recipe.augmentation)])
 def test_augmented_pixels_are_distributed_as_on_the_cpu(name, data):
     """Two samples of one image: the random numbers differ, so means and deviations have to do."""
     count, augmentation = 3000, RECIPES[name].augmentation

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.plumbing import files as checkpoints
+from helpers.plumbing import files
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import load_checkpoint, save_checkpoint, write_text
 
@@ -107,7 +107,7 @@ def test_interrupted_writing_keeps_the_previous_file_and_nothing_else(tmp_path):
 
     write_text(tmp_path / "train.log", "first")
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.write_atomically(tmp_path / "train.log", interrupt)
+        files.write_atomically(tmp_path / "train.log", interrupt)
     assert [path.name for path in tmp_path.iterdir()] == ["train.log"]
     assert (tmp_path / "train.log").read_text() == "first"
 
@@ -120,7 +120,7 @@ def test_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(CourseError, match=r"last\.pt could not be written .*No space left.*free space"):
         save_checkpoint(path, STATE | {"epoch": 4})
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["last.pt"]
@@ -128,7 +128,7 @@ def test_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_full_disk_is_said_as_such_and_not_in_the_words_of_torchs_writer(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints.Path, "open", lambda path, mode: io.FileIO("/dev/full", "w"))
+    monkeypatch.setattr(files.Path, "open", lambda path, mode: io.FileIO("/dev/full", "w"))
     with pytest.raises(CourseError, match=r"last\.pt could not be written .*No space left"):
         save_checkpoint(tmp_path / "last.pt", {"model": {"weight": torch.zeros(100_000)}})
     assert not (tmp_path / "last.pt").exists()
