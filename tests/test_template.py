@@ -6,38 +6,10 @@ import pytest
 import yaml
 
 from helpers import GITHUB, __version__
-from helpers.authoring import dataflow
 from helpers.settings import REPOSITORY
 
 FORMS = sorted(REPOSITORY.glob(".github/ISSUE_TEMPLATE/[!c]*.yml"))
-
-
-def test_picture_of_the_data_flow_is_that_of_the_code():
-    assert f"```mermaid\n{dataflow.draw()}```\n" in dataflow.PAGE.read_text(), "python -m helpers.authoring.dataflow"
-
-
-def test_picture_is_put_in_the_place_of_the_old_one(tmp_path, monkeypatch):
-    page = tmp_path / "ARCHITECTURE.md"
-    page.write_text("before\n```mermaid\nflowchart LR\n    old --> one\n```\nbehind\n```sh\nls\n```\n")
-    monkeypatch.setattr(dataflow, "PAGE", page)
-    dataflow.main()
-    assert page.read_text() == f"before\n```mermaid\n{dataflow.draw()}```\nbehind\n```sh\nls\n```\n"
-
-
-def test_arrows_follow_the_annotations(tmp_path):
-    """Not those of private functions, of things that nobody returns, or back to the module that makes them."""
-    (tmp_path / "bakery.py").write_text(
-        "@dataclass(frozen=True)\nclass Bread: pass\n@dataclass\nclass Crumb: pass\nclass Oven: pass\n"
-        "def bake(flour: int) -> Bread: ...\ndef slice(bread: Bread) -> list[Bread]: ...\n"
-        "def heat(oven: Oven) -> Oven: ..."
-    )
-    (tmp_path / "kitchen.py").write_text(
-        "def eat(bread: bakery.Bread | None, *, crumbs: dict[str, Crumb]) -> None: ...\n"
-        "def _hide(bread: Bread) -> Crumb: ..."
-    )
-    (tmp_path / "shelf.py").write_text("def _keep(bread: Bread) -> None: ...")
-    drawn = "flowchart LR\n    Bread([Bread])\n    Bread --> kitchen\n    bakery --> Bread\n"
-    assert dataflow.draw(tmp_path) == drawn
+WORKFLOWS = sorted(REPOSITORY.glob(".github/workflows/*.yml"))
 
 
 def test_pages_name_files_that_exist():
@@ -47,7 +19,7 @@ def test_pages_name_files_that_exist():
             assert (REPOSITORY / path).exists() or "05_weight_decay" in path
         for module in re.findall(r"^\| `\w+`.*?\| (.*?) \|", text, flags=re.MULTILINE):
             for name in re.findall(r"`(\w+)`", module):
-                assert (REPOSITORY / "helpers" / f"{name}.py").exists()
+                assert list(REPOSITORY.glob(f"helpers/**/{name}.py"))
 
 
 def test_citation_and_changelog_are_of_this_version():
@@ -76,3 +48,14 @@ def test_issue_chooser_leads_to_pages_of_this_repository():
         assert link.keys() == {"name", "url", "about"}
         page = link["url"].removeprefix(f"https://github.com/{GITHUB}/blob/main/")
         assert (REPOSITORY / page).exists()
+
+
+def test_workflows_read_only_and_use_pinned_actions():
+    assert WORKFLOWS
+    for path in WORKFLOWS:
+        text = path.read_text()
+        assert re.findall(r"^ *permissions:.*\n(?: +.*\n)*", text, re.MULTILINE) == ["permissions:\n  contents: read\n"]
+        uses = re.findall(r"uses: *(.*)", text)
+        assert uses and all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action) for action in uses)
+        assert text.count("actions/checkout@") == text.count("persist-credentials: false") > 0
+        assert "${{ github.event" not in text  # what others write never becomes a command
