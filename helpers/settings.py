@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from helpers.plumbing.errors import CourseError
+from helpers.plumbing.setup import switched_on
 from helpers.recipes import FAST_LIMIT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -73,7 +74,7 @@ def keep_runs_on_drive() -> Path:
     """In Colab: mount the user's Google Drive, which asks for permission, and keep run folders there from now on, and
     downloaded data in `MyDrive/cifar10-data` unless COURSE_DATA_DIR is set.
 
-    Returns their folder, `MyDrive/cifar10-runs`. Raises CourseError outside Colab.
+    Returns their folder, `MyDrive/cifar10-runs`. Raises CourseError outside Colab, or if the permission is refused.
     """
     try:
         from google.colab import drive
@@ -81,7 +82,13 @@ def keep_runs_on_drive() -> Path:
         raise CourseError(
             "Google Drive can be mounted in Colab only; elsewhere set COURSE_RUNS to a folder that lasts."
         ) from error
-    drive.mount("/content/drive")
+    try:
+        drive.mount("/content/drive")
+    except Exception as error:  # Google's own kinds
+        raise CourseError(
+            f"Google Drive was not mounted ({error}): run this cell again and allow it; or go on without it, and the "
+            "runs are gone when Colab disconnects."
+        ) from error
     os.environ["COURSE_RUNS"] = "/content/drive/MyDrive/cifar10-runs" + ("/fast" if fast() else "")
     os.environ["COURSE_DATA_DIR"] = os.environ.get("COURSE_DATA_DIR") or "/content/drive/MyDrive/cifar10-data"
     return runs_folder()
@@ -93,11 +100,11 @@ def image_limit() -> int | None:
 
 
 def fast() -> bool:
-    return _switched_on("COURSE_FAST")
+    return switched_on("COURSE_FAST")
 
 
 def recorded_only() -> bool:
-    return _switched_on("COURSE_RECORDED")
+    return switched_on("COURSE_RECORDED")
 
 
 def check_recorded(file: Path) -> None:
@@ -111,13 +118,9 @@ def check_recorded(file: Path) -> None:
 
 def tensorboard() -> bool:
     """Whether a log for TensorBoard is wanted. Raises CourseError if it is and TensorBoard is not installed."""
-    wanted = _switched_on("COURSE_TENSORBOARD")
+    wanted = switched_on("COURSE_TENSORBOARD")
     if wanted and find_spec("tensorboard") is None:
         raise CourseError(
             "COURSE_TENSORBOARD is set and TensorBoard is not installed: `pip install tensorboard`, or unset it."
         )
     return wanted
-
-
-def _switched_on(name: str) -> bool:
-    return os.environ.get(name, "").lower() not in ("", "0", "false", "no", "off")

@@ -30,3 +30,14 @@ def test_drive_outside_colab_is_refused(monkeypatch):
     with pytest.raises(CourseError, match="in Colab only"):
         settings.keep_runs_on_drive()
     assert settings.runs_folder().name == "somewhere"
+
+
+def test_refused_drive_is_a_sentence_and_changes_nothing(monkeypatch):
+    def refuse(folder):
+        raise ValueError("mount failed")
+
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=SimpleNamespace(mount=refuse)))
+    monkeypatch.setenv("COURSE_RUNS", "somewhere")
+    with pytest.raises(CourseError, match=r"was not mounted \(mount failed\): run this cell again and allow it"):
+        settings.keep_runs_on_drive()
+    assert settings.runs_folder().name == "somewhere"

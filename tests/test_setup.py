@@ -13,7 +13,9 @@ import packaging
 import pytest
 from nbclient import NotebookClient
 
+from helpers import __version__
 from helpers.authoring.renaming import rename
+from helpers.plumbing import setup
 from helpers.settings import REPOSITORY
 
 NOTEBOOKS = sorted(REPOSITORY.glob("notebooks/*.ipynb"))
@@ -38,7 +40,7 @@ def git(*arguments):
 
 @pytest.fixture
 def colab(course, tmp_path):
-    """An empty working folder, and an environment that has `google.colab` and a GitHub with this course on it.
+    """An empty working folder, and an environment that says Colab and has a GitHub with this course on it.
 
     The repository was renamed, as by someone who uses the template; GitHub's address leads to it by git's own means.
     """
@@ -47,12 +49,10 @@ def colab(course, tmp_path):
     git("-C", course, "add", "--all")
     for message in ("The course", "A second commit, which a shallow clone leaves out"):
         git("-C", course, "commit", "--quiet", "--allow-empty", "--message", message)
-    (tmp_path / "stub" / "google" / "colab").mkdir(parents=True)
-    (tmp_path / "stub" / "google" / "colab" / "__init__.py").touch()
     (tmp_path / "content").mkdir()
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("COURSE_")},
-        **{"PYTHONPATH": str(tmp_path / "stub"), "CUDA_VISIBLE_DEVICES": "", "PIP_NO_INDEX": "1"},
+        **{"COLAB_RELEASE_TAG": "release-colab", "CUDA_VISIBLE_DEVICES": "", "PIP_NO_INDEX": "1"},
         **{"COURSE_DATA": "synthetic", "COURSE_FAST": "1", "GIT_CONFIG_COUNT": "1"},
         "GIT_CONFIG_KEY_0": f"url.file://{course}.insteadOf",
         "GIT_CONFIG_VALUE_0": f"https://github.com/{NAME}",
@@ -60,15 +60,17 @@ def colab(course, tmp_path):
     return tmp_path / "content", environment
 
 
-def run_cell(notebook, folder, environment, times=1, before=""):
-    command = [sys.executable, "-c", before + RUN_CELL, str(notebook), str(times)]
+def run_cell(notebook, folder, environment, times=1, before="", python=(sys.executable,)):
+    command = [*python, "-c", before + RUN_CELL, str(notebook), str(times)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_first_cells_are_the_same_in_all_notebooks():
+def test_first_cells_are_the_same_in_all_notebooks_and_of_this_version():
     notebooks = [json.loads(path.read_text(encoding="utf-8")) for path in NOTEBOOKS]
-    cells = [next(cell["source"] for cell in n["cells"] if cell["cell_type"] == "code") for n in notebooks]
-    assert len(cells) >= 4 and all(cell == cells[0] for cell in cells)
+    cells = [next(cell for cell in n["cells"] if cell["cell_type"] == "code") for n in notebooks]
+    assert len(cells) >= 4 and all(cell["source"] == cells[0]["source"] for cell in cells)
+    assert {cell["metadata"]["cellView"] for cell in cells} == {"form"}  # folded
+    assert f'version = "{__version__}"  # of this notebook\n' in cells[0]["source"]
 
 
 def test_first_cell_in_colab_once_twice_and_after_a_restart(colab, course):
@@ -93,13 +95,53 @@ def test_first_cell_in_colab_once_twice_and_after_a_restart(colab, course):
     assert (clone / "mine.txt").exists()  # not cloned anew
 
 
+def test_notebook_gets_the_package_of_its_own_version(colab, course):
+    """Where the repository has a tag of it; else the newest, and the difference is printed."""
+    content, environment = colab
+    package, notebook = course / "helpers" / "__init__.py", course / "notebooks" / NOTEBOOKS[0].name
+    git("-C", course, "tag", f"v{__version__}")
+    package.write_text(package.read_text().replace(__version__, "7.0"))
+    git("-C", course, "commit", "--quiet", "--all", "--message", "A newer version")
+    done = run_cell(notebook, content, environment)
+    assert done.returncode == 0 and "of version" not in done.stdout, done.stderr
+    clone = content / "someone-their-course"
+    assert f'"{__version__}"' in (clone / "helpers" / "__init__.py").read_text() and done.stderr == ""
+
+    clone.rename(content.parent / "moved")
+    git("-C", course, "tag", "--delete", f"v{__version__}")  # as in a fork, which leaves tags out
+    done = run_cell(notebook, content, environment)
+    assert done.returncode == 0 and done.stderr == ""
+    assert (
+        f"This notebook is of version {__version__}, its package of 7.0: see https://github.com/{NAME}." in done.stdout
+    )
+
+
+def test_elsewhere_nothing_is_fetched_or_installed_unasked(colab, course):
+    content, environment = colab
+    del environment["COLAB_RELEASE_TAG"]
+    notebook = course / "notebooks" / NOTEBOOKS[0].name
+    alone = run_cell(notebook, content, environment)
+    assert f"No course around here: git clone https://github.com/{NAME} and open the notebook in it." in alone.stderr
+    wrong = run_cell(notebook, course / "notebooks", environment, python=(sys.executable, "-S"))  # without packages
+    assert wrong.stderr.splitlines()[-1].startswith(
+        f"helpers.plumbing.errors.CourseError: This kernel is {sys.executable}, Python 3"
+    )
+    assert "lacks torch, torchvision, albumentations" in wrong.stderr and "Select Kernel" in wrong.stderr
+    assert f"or run `%pip install -r {course}/requirements.txt` and restart" in wrong.stderr and not [
+        *content.iterdir()
+    ]
+    (course / ".venv").mkdir()
+    wrong = run_cell(notebook, course / "notebooks", environment, python=(sys.executable, "-S"))
+    assert f"choose the kernel of an environment that has all, here {course}/.venv, (VS Code" in wrong.stderr
+
+
 def test_helpers_of_another_project_are_told(colab, course, tmp_path):
     _, environment = colab
     (tmp_path / "other" / "helpers").mkdir(parents=True)
     (tmp_path / "other" / "helpers" / "__init__.py").touch()
     environment["PYTHONPATH"] = str(tmp_path / "other")
     done = run_cell(NOTEBOOKS[0], course / "notebooks", environment, before="import helpers")
-    assert f"`helpers` came from {tmp_path}/other/helpers, not from this course: restart the kernel" in done.stderr
+    assert f"`helpers` came from {tmp_path}/other/helpers, not from here: restart the kernel" in done.stderr
     assert run_cell(NOTEBOOKS[0], course / "notebooks", environment).returncode == 0  # where ours comes first
 
 
@@ -111,6 +153,7 @@ def test_no_network_gets_a_sentence_and_leaves_nothing(colab, course):
     assert list(content.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_whole_notebook_from_another_folder(colab, course, monkeypatch):
     content, environment = colab
     for key, value in environment.items():
@@ -121,11 +164,11 @@ def test_whole_notebook_from_another_folder(colab, course, monkeypatch):
     assert made.exists()
 
 
-def wheel(folder: Path, name: str, version: str, requires: str = "") -> None:
+def wheel(folder: Path, name: str, version: str, *requires: str, code: str = "") -> None:
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
-        file.writestr(f"{name}.py", f"version = '{version}'\n")
-        needs = f"Requires-Dist: {requires}\n" * bool(requires)
+        file.writestr(f"{name}.py", f"version = '{version}'\n{code}")
+        needs = "".join(f"Requires-Dist: {line}\n" for line in requires)
         file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
         file.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -133,14 +176,15 @@ def wheel(folder: Path, name: str, version: str, requires: str = "") -> None:
         file.writestr(f"{info}/RECORD", "")
 
 
-def test_missing_packages_are_installed_and_no_other_is_replaced(tmp_path):
-    """The newest `missing` would replace what is there, so an older one is taken; what cannot be had is told."""
+def test_missing_packages_are_installed_and_no_other_is_touched(tmp_path):
+    """Among the installed ones is one that lacks what it requires, as a hosted machine's may: that stops nothing."""
     index = tmp_path / "index"
     index.mkdir()
-    wheel(index, "preinstalled", "1.0")
+    wheel(index, "preinstalled", "1.0", "nowhere>=3")
     wheel(index, "preinstalled", "2.0")
-    wheel(index, "missing", "1.0", "preinstalled>=1")
-    wheel(index, "missing", "2.0", "preinstalled>=2")
+    wheel(index, "missing", "2.0", "preinstalled>=1", "below", 'extra_only; extra == "test"')
+    wheel(index, "below", "1.0", "missing")
+    wheel(index, "broken", "1.0", code="import nowhere")
     venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
     environment = {"PATH": os.environ["PATH"], "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index)}
     environment["PYTHONPATH"] = os.pathsep.join((str(REPOSITORY), str(tmp_path / "packaging")))
@@ -151,16 +195,31 @@ def test_missing_packages_are_installed_and_no_other_is_replaced(tmp_path):
         command = [str(tmp_path / "venv" / "bin" / "python"), *arguments]
         return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=100)
 
-    def install(*requirements):
-        (tmp_path / "requirements.txt").write_text("\n".join(("# of a test", *requirements)))
-        script = "import pathlib, helpers.plumbing.setup as s; s.install_missing(pathlib.Path('requirements.txt'))"
-        done = python("-c", script)
-        versions = python("-c", "import preinstalled, missing; print(preinstalled.version, missing.version)").stdout
-        return done, versions.strip()
+    def install(**wanted):
+        done = python("-c", f"from helpers.plumbing.setup import install_missing as f; f({wanted})")
+        names = python("-m", "pip", "freeze").stdout.split()
+        return done.stderr, names
 
-    assert python("-m", "pip", "install", "--quiet", "preinstalled==1.0").returncode == 0
-    done, versions = install("preinstalled>=1", "missing>=1", "jupyter", "nbval>=0.11  # neither is in the index")
-    assert done.returncode == 0 and versions == "1.0 1.0", done.stderr
-    done, versions = install("preinstalled>=1.5", "missing>=1")
-    assert "without replacing an installed package" in done.stderr and versions == "1.0 1.0"
-    assert "CourseError" in done.stderr and "(ERROR: Cannot install preinstalled" in done.stderr
+    assert python("-m", "pip", "install", "--quiet", "--no-deps", "preinstalled==1.0").returncode == 0
+    error, names = install(missing="missing>=1,<3")
+    assert not error and names == ["below==1.0", "missing==2.0", "preinstalled==1.0"]
+    error, names = install(absent="absent>=1")
+    assert "CourseError: absent could not be installed (ERROR: Could not find a version" in error and len(names) == 3
+    error, _ = install(broken="broken")
+    assert "CourseError: broken was added and cannot be imported (No module named 'nowhere'): restart" in error
+
+
+def test_requirements_are_read_as_pip_reads_them():
+    names = {found[1]: found[0] for found in setup.REQUIREMENT.finditer(setup.REQUIREMENTS.read_text())}
+    assert names["torch"].startswith("torch>=2.") and "#" not in "".join(names.values())
+    assert {"albumentations", "torch-lr-finder", "grad-cam", "pillow"} < names.keys()
+    assert not {"jupyter", "nbval"} & names.keys() and all(setup.installed_version(name) for name in names)
+
+
+def test_older_version_than_asked_for_is_named_and_left(tmp_path, monkeypatch, capsys):
+    (tmp_path / "requirements.txt").write_text("# of a test\npackaging>=999  # too new\nnumpy>=1\n")
+    monkeypatch.setattr(setup, "REQUIREMENTS", tmp_path / "requirements.txt")
+    setup.set_up("0.0.1", install=True)
+    printed = capsys.readouterr().out
+    assert f"packaging>=999 is asked for, {packaging.__version__} installed: `%pip install 'packag" in printed
+    assert "numpy" not in printed and "This notebook is of version 0.0.1, its package of" in printed
