@@ -3,17 +3,22 @@
 import ctypes
 import functools
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+import re
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from helpers.plumbing import distributed
-from helpers.plumbing.convolution import SmallMapsAsProducts
 from helpers.plumbing.errors import CourseError
+from helpers.plumbing.precision import bfloat16_is_faster
 from helpers.recipes import Recipe
+
+NO_GPU = """No GPU: a training of full length takes one hour to a day, by processor. In Colab choose Runtime > \
+Change runtime type > T4 GPU, on Kaggle Settings > Accelerator > GPU T4 x2; or set COURSE_FAST=1 before the start to \
+see everything on a small scale."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,6 @@ class Device:
     device: torch.device
     dtype: torch.dtype
     name: str
-    amx: bool = False  # a CPU with units for matrix products
 
     @property
     def precision(self) -> str:
@@ -34,14 +38,8 @@ class Device:
         """What a figure says of where it was made: device, precision, versions."""
         return f"{self.name}, {self.precision}, torch {torch.__version__}"
 
-    @contextmanager
-    def autocast(self) -> Iterator[None]:
-        """Computes in the device's precision, and in the way that is fastest there."""
-        with ExitStack() as stack:
-            stack.enter_context(torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32))
-            if self.amx:
-                stack.enter_context(SmallMapsAsProducts(self.dtype))
-            yield
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def scaler(self) -> torch.amp.GradScaler:
         """Loss scaling, which float16 gradients need; it passes through for the other dtypes."""
@@ -55,9 +53,8 @@ class Device:
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next step, instead of giving it back to the kernel and asking again.
 
-    The activations of a step are freed and allocated anew thousands of times, and fresh pages have to be
-    cleared. Training the custom ResNet at batch 512 on two AVX512-BF16 cores, data loading included: 151 images/s
-    without, 190 with it (results/BENCH.md).
+    A step's activations are freed and allocated anew thousands of times, and fresh pages have to be cleared. The custom
+    ResNet at batch 512 on two AVX512-BF16 cores: 151 images/s without, 190 with it (results/BENCH.md).
     """
     with suppress(OSError, AttributeError):  # another C library does as it likes
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -72,18 +69,22 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def explain_failures(function: Callable) -> Callable:
-    """Decorates what computes with a recipe, its first argument.
+    """Decorate what computes with a recipe, its first argument.
 
-    Raises CourseError, with what to change and by how much, if memory runs out, a data loading process dies, or the
-    GPU is one that PyTorch was not built for.
+    Raises CourseError, with what to change, if memory runs out, a data loading process fails or dies, or the GPU is one
+    that PyTorch was not built for.
     """
 
     @functools.wraps(function)
     def explained(recipe: Recipe, *arguments, **options):
         try:
             return function(recipe, *arguments, **options)
-        except (MemoryError, OSError, RuntimeError) as error:
-            reason = (str(error) or repr(error)).splitlines()[0]
+        except CourseError:
+            raise
+        except Exception as error:
+            text = str(error) or repr(error)
+            causes = re.findall(r"^[\w.]+: .*", text, re.MULTILINE) if "in DataLoader worker process" in text else []
+            reason = causes[-1] if causes else text.splitlines()[0]  # a worker's error comes with its traceback
             if out_of_memory(error):
                 rates = {key: vars(recipe.schedule).get(key) for key in ("lr", "lr_min", "lr_max")}
                 halved = {"batch_size": max(1, recipe.batch_size // 2)} | {k: v / 2 for k, v in rates.items() if v}
@@ -93,12 +94,14 @@ def explain_failures(function: Callable) -> Callable:
                     f"learning rate, --set {' '.join(f'{key}={value:g}' for key, value in halved.items())}, in another "
                     "--runs folder if epochs are finished here."
                 )
-            elif "DataLoader worker" in str(error):
+            elif causes:
+                sentence = f"An image could not be loaded or augmented ({reason}): change the data or the augmentation."
+            elif "DataLoader worker (pid" in reason:
                 sentence = (
                     f"A process that loads data died ({reason}): run the same again to go on after the last finished "
-                    "epoch; if it happens again, the machine has too little memory, and others on it use some."
+                    "epoch; if it is killed again, the machine has too little memory, and others on it use some."
                 )
-            elif "no kernel image" in str(error):
+            elif "no kernel image" in reason:
                 sentence = (
                     f"This PyTorch does not support {torch.cuda.get_device_name()} ({reason}): choose another GPU, on "
                     "Kaggle T4 x2, or set CUDA_VISIBLE_DEVICES to nothing and start again to use the CPU."
@@ -111,47 +114,36 @@ def explain_failures(function: Callable) -> Callable:
 
 
 def pick_device() -> Device:
-    """CUDA with bfloat16 (float16 before Ampere), or the CPU with bfloat16 where it multiplies in it.
+    """CUDA with bfloat16 (float16 before Ampere), or the CPU with bfloat16 where that is faster than float32.
 
-    Measured on two cores with AVX512-BF16, custom ResNet at batch 512, channels last: float32 100 images/s,
-    bfloat16 190 (results/BENCH.md). Without such instructions bfloat16 is emulated, and slow.
+    Custom ResNet at batch 512, channels last, on two cores with AVX512-BF16: float32 100 images/s, bfloat16 190
+    (results/BENCH.md).
     """
     processes = distributed.WORLD_SIZE
     times = f"{processes} x " if processes > 1 else ""
     if torch.cuda.is_available():
         device = torch.device("cuda")
         if processes > 1:
-            device = torch.device("cuda", _own_gpu())
+            device = torch.device("cuda", distributed.LOCAL_RANK)
+            if (ours := distributed.LOCAL_WORLD_SIZE) > (gpus := torch.cuda.device_count()):
+                raise CourseError(
+                    f"torchrun started {ours} processes on a machine with {gpus} GPU{'s' if gpus > 1 else ''}, and "
+                    f"each needs its own: use --nproc-per-node {gpus}, or no torchrun for a single GPU."
+                )
             torch.cuda.set_device(device)
-        native_bf16 = torch.cuda.get_device_capability()[0] >= 8
-        dtype = torch.bfloat16 if native_bf16 else torch.float16
+        dtype = torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
         return Device(device, dtype, times + torch.cuda.get_device_name())
     cpu_info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    amx = "amx_bf16" in cpu_info
-    native_bf16 = "avx512_bf16" in cpu_info or amx
     model = next((line.split(":")[1].strip() for line in cpu_info.splitlines() if "model name" in line), "CPU")
+    bf16 = "bf16" in cpu_info  # x86: avx512_bf16, amx_bf16
+    if processes == 1 and (bf16 or not cpu_info):  # several have to agree, whatever each would measure
+        bf16 = bfloat16_is_faster(model)
     name = f"{times}{model}, {torch.get_num_threads()} threads"
-    return Device(torch.device("cpu"), torch.bfloat16 if native_bf16 else torch.float32, name, amx)
-
-
-def _own_gpu() -> int:
-    processes, gpus = distributed.LOCAL_WORLD_SIZE, torch.cuda.device_count()
-    if processes > gpus:
-        raise CourseError(
-            f"torchrun started {processes} processes on a machine with {gpus} GPU{'s' if gpus > 1 else ''}, and each "
-            f"needs its own: use --nproc-per-node {gpus}, or no torchrun for a single GPU."
-        )
-    return distributed.LOCAL_RANK
+    return Device(torch.device("cpu"), torch.bfloat16 if bf16 else torch.float32, name)
 
 
 def describe_machine() -> str:
     """For a notebook's start: what will be used, and what to do if a GPU is not switched on."""
     device = pick_device()
     text = f"{device.provenance}, Python {platform.python_version()}"
-    if device.device.type == "cpu":
-        text += (
-            "\nNo GPU: a training of full length takes one hour to a day, by processor. In Colab choose Runtime > "
-            "Change runtime type > T4 GPU, on Kaggle Settings > Accelerator > GPU T4 x2; or set COURSE_FAST=1 before "
-            "the start to see everything on a small scale."
-        )
-    return text
+    return text if device.device.type == "cuda" else f"{text}\n{NO_GPU}"

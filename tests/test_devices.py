@@ -1,0 +1,131 @@
+"""Which precision is picked, and what a failing computation is called."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from helpers.plumbing import devices, distributed, precision
+from helpers.plumbing.devices import explain_failures, pick_device
+from helpers.plumbing.errors import CourseError
+from helpers.recipes import get_recipe
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    """Stands in for the stopwatch: seconds by dtype, and the calls so far; with an empty cache folder."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache" / "torch"))
+    seconds, calls = {torch.float32: 1.0, torch.bfloat16: 0.5}, []
+
+    def stopwatch(dtype):
+        calls.append(dtype)
+        if seconds[dtype] is None:
+            raise RuntimeError("DNNL does not support bf16/f16 backward on the platform")
+        return seconds[dtype]
+
+    monkeypatch.setattr(precision, "_seconds", stopwatch)
+    precision.bfloat16_is_faster.cache_clear()
+    yield seconds, calls
+    precision.bfloat16_is_faster.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "faster", "most"), [(0.5, True, 16), (1.01, False, 16), (499.0, False, 9), (None, False, 9)]
+)
+def test_bfloat16_is_used_where_it_is_faster_and_this_is_measured_once(measured, tmp_path, bfloat16, faster, most):
+    seconds, calls = measured
+    seconds[torch.bfloat16] = bfloat16
+    assert precision.bfloat16_is_faster("A CPU @ 2 GHz") is faster and len(calls) == most
+    precision.bfloat16_is_faster.cache_clear()  # as a new process
+    assert precision.bfloat16_is_faster("A CPU @ 2 GHz") is faster and len(calls) == most
+    (file,) = tmp_path.rglob("cifar10-course-bfloat16-A-CPU-2-GHz-*")
+    file.write_text("fas")  # torn
+    precision.bfloat16_is_faster.cache_clear()
+    assert precision.bfloat16_is_faster("A CPU @ 2 GHz") is faster and len(calls) == 2 * most
+    assert precision.bfloat16_is_faster("Another CPU") is faster and len(calls) == 3 * most
+
+
+def test_cache_folder_that_cannot_be_written_is_done_without(measured, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", "/proc/none/torch")
+    assert precision.bfloat16_is_faster("A CPU") is True
+
+
+def test_measuring_leaves_random_states_and_threads_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    precision.bfloat16_is_faster.cache_clear()
+
+    def states():
+        return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state()), torch.get_num_threads()
+
+    before = states()
+    with torch.no_grad():
+        precision.bfloat16_is_faster("A CPU")
+    assert states() == before
+
+
+@pytest.mark.parametrize(
+    ("cpu_info", "processes", "dtype", "is_measured"),
+    [
+        ("model name\t: A CPU\nflags\t: avx512_bf16", 1, torch.bfloat16, True),
+        ("model name\t: A CPU\nflags\t: avx512_bf16", 2, torch.bfloat16, False),  # all have to agree
+        ("model name\t: A CPU\nflags\t: avx2", 1, torch.float32, False),
+        ("Features\t: asimd bf16", 1, torch.bfloat16, True),  # ARM
+        (None, 1, torch.bfloat16, True),  # not Linux
+    ],
+)
+def test_instructions_for_bfloat16_decide_whether_to_measure(
+    measured, monkeypatch, cpu_info, processes, dtype, is_measured
+):
+    exists, read_text = Path.exists, Path.read_text
+    asked = Path("/proc/cpuinfo")
+    monkeypatch.setattr(Path, "exists", lambda path: cpu_info is not None if path == asked else exists(path))
+    monkeypatch.setattr(Path, "read_text", lambda path, *a: cpu_info if path == asked else read_text(path, *a))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(distributed, "WORLD_SIZE", processes)
+    device = pick_device()
+    assert device.dtype == dtype and bool(measured[1]) == is_measured
+    assert device.name.startswith(
+        "2 x A CPU, " if processes == 2 else "A CPU, " if "A CPU" in str(cpu_info) else "CPU, "
+    )
+
+
+class Unreadable:
+    """Images of which one raises what it is given."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            ValueError("3 channels asked for,\n  not 1"),
+            r"or augmented \(ValueError: 3 channels asked for,\)",
+        ),
+        (OSError(12, "Cannot allocate memory"), r"memory does not suffice .* \(OSError: .*Cannot allocate memory\)"),
+    ],
+)
+def test_error_in_a_loading_process_is_named(error, sentence):
+    @explain_failures
+    def train(recipe):
+        list(DataLoader(Unreadable(error), num_workers=1, multiprocessing_context="fork"))
+
+    with pytest.raises(CourseError, match=sentence) as caught:
+        train(get_recipe("custom_resnet"))
+    assert "Traceback" not in str(caught.value)
+
+
+def test_machine_without_a_gpu_is_told_what_to_do(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    described, advice = devices.describe_machine().split("\n")
+    assert described.startswith(pick_device().provenance) and "T4 GPU" in advice and "COURSE_FAST=1" in advice
