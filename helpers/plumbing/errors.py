@@ -1,8 +1,12 @@
 """Spares the reader tracebacks: the one exception that means that the user can fix this, and its sentences."""
 
-import re
+from __future__ import annotations
 
-from pydantic import ValidationError
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # a notebook's first cell gets here in environments that lack every package
+    from pydantic import ValidationError
 
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # no text of a name
 
