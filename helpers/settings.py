@@ -18,6 +18,9 @@ from helpers.plumbing.setup import switched_on
 from helpers.recipes import FAST_LIMIT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+INSTALLED = not (REPOSITORY / "requirements.txt").exists()
+if INSTALLED:  # among other packages: data and runs go into the current folder
+    REPOSITORY = Path.cwd()
 
 
 def data_given() -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -223,3 +224,27 @@ def test_older_version_than_asked_for_is_named_and_left(tmp_path, monkeypatch, c
     printed = capsys.readouterr().out
     assert f"packaging>=999 is asked for, {packaging.__version__} installed: `%pip install 'packag" in printed
     assert "numpy" not in printed and "This notebook is of version 0.0.1, its package of" in printed
+
+
+def test_package_installed_without_its_repository(course, tmp_path):
+    """As from a wheel: notebooks and commands work in any folder, those for the repository's files say why not."""
+    site, folder = tmp_path / "site-packages", tmp_path / "anywhere"
+    shutil.copytree(course / "helpers", site / "helpers")
+    folder.mkdir()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("COURSE_")}
+    environment |= {"PYTHONPATH": str(site), "COURSE_DATA": "synthetic", "CUDA_VISIBLE_DEVICES": ""}
+    done = run_cell(NOTEBOOKS[0], folder, environment)
+    assert f"helpers: {site}/helpers/__init__.py" in done.stdout and "Data: synthetic\n" in done.stdout, done.stderr
+
+    def command(*arguments):
+        words = [sys.executable, "-m", "helpers", *arguments]
+        return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=100)
+
+    assert command("--help").returncode == 0
+    for words in (("report", "--check"), ("rename", "a/b"), ("students",)):
+        refused = command(*words)
+        assert refused.returncode == 2 and refused.stderr.startswith(f"Error: `{words[0]}` works on the files of the")
+    script = "from helpers import settings; print(settings.runs_folder())"
+    words = [sys.executable, "-c", script]
+    printed = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True).stdout
+    assert printed == f"{folder}/runs\n"

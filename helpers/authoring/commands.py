@@ -1,8 +1,9 @@
 """What the command line offers to authors of the course: benchmark, results, notebooks, grading, renaming."""
 
 import argparse
+from collections.abc import Callable
 
-from helpers import settings
+from helpers import GITHUB, settings
 from helpers.plumbing.errors import CourseError
 
 
@@ -140,13 +141,25 @@ def run_students(options: argparse.Namespace) -> None:
         print(path)
 
 
+def _in_the_repository(command: Callable) -> Callable:
+    def checked(options: argparse.Namespace) -> int | None:
+        if settings.INSTALLED:
+            raise CourseError(
+                f"`{options.command}` works on the files of the course's repository, and this package is installed "
+                f"without them: clone https://github.com/{GITHUB} and run it there."
+            )
+        return command(options)
+
+    return checked
+
+
 COMMANDS = {
     "bench": run_bench,
-    "report": run_report,
-    "record": run_record,
-    "reproduce": run_reproduce,
     "render": run_render,
-    "students": run_students,
     "check": run_check,
-    "rename": run_rename,
+    "report": _in_the_repository(run_report),
+    "record": _in_the_repository(run_record),
+    "reproduce": _in_the_repository(run_reproduce),
+    "students": _in_the_repository(run_students),
+    "rename": _in_the_repository(run_rename),
 }
