@@ -4,7 +4,8 @@
 # make reproduce  train every recipe at full length, then report: make reproduce DATA=cifar10
 # PYTHON names the interpreter that makes .venv: Python 3.11 or newer.
 #
-# Without make, as on Windows, in a virtual environment with the requirements and the CHECKERS below:
+# Without make, as on Windows, in a virtual environment:
+#   python -m pip install -e ".[test]"
 #   python -m pytest -m "not slow"
 #   python -m pytest --nbval-lax --nbval-current-env notebooks/     with COURSE_FAST=1 and COURSE_DATA=synthetic set
 
@@ -13,21 +14,33 @@ DATA ?= cifar10
 RUNS ?= runs
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 FAST := COURSE_FAST=1 COURSE_DATA=synthetic
-# A formatter of another version may want another format, so this one is fixed.
-CHECKERS := 'pytest>=8' 'pytest-xdist>=3.6' 'hypothesis>=6' ruff==0.17.5 tensorboard
+UV := $(shell command -v uv)
+INSTALL := $(if $(UV),uv pip install --quiet --python .venv/bin/python,\
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check)
+AGAIN := $(if $(UV),--reinstall,--force-reinstall)
+# PyTorch without CUDA, which is 5 GB less; its versions end in +cpu and are preferred to those of the package index.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+CPU := $(if $(UV),--torch-backend=cpu,--extra-index-url $(CPU_INDEX))
 
 PARTS := lint format page unit notebooks
 
 .PHONY: run test test-all $(PARTS) reproduce
 .DELETE_ON_ERROR:
 
-# Made once, and again when requirements.txt or the list above changes.
-.venv/installed: requirements.txt Makefile
+# Made once, and again when the requirements change. On Linux without an NVIDIA GPU PyTorch comes without CUDA, if its
+# own index answers and torchvision fits; else everything comes from the package index.
+.venv/installed: requirements.txt pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed and $(PYTHON) is not: try make PYTHON=python3.12"; exit 2; }
-	@$(PYTHON) -m venv .venv || { echo "On Debian and Ubuntu: apt install python3-venv"; exit 2; }
-	@echo "Installing the requirements into .venv (2 to 3 minutes and 7 GB, once) ..."
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt $(CHECKERS)
+	@$(if $(UV),uv venv --quiet --seed --allow-existing --python $(PYTHON),$(PYTHON) -m venv) .venv || \
+	  { echo "On Debian and Ubuntu: apt install python3-venv"; exit 2; }
+	@cpu=; \
+	if [ "$$(uname)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1 && $(PYTHON) -c \
+	  'import urllib.request as u; u.urlopen("$(CPU_INDEX)/torchvision/", timeout=10)' 2>/dev/null; \
+	then cpu="$(CPU)"; fi; \
+	echo "Installing the requirements into .venv (2 to 3 minutes and $${cpu:+2 to }7 GB, once) ..."; \
+	$(INSTALL) $$cpu -e '.[test]' && .venv/bin/python -c 'import torchvision' || \
+	  { [ "$$cpu" ] && echo "Without CUDA it failed, so with it ..." && $(INSTALL) $(AGAIN) -e '.[test]'; }
 	@touch $@
 
 run: .venv/installed
