@@ -131,6 +131,7 @@ def pick_device() -> Device:
                     f"each needs its own: use --nproc-per-node {gpus}, or no torchrun for a single GPU."
                 )
             torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True  # thousands of steps of one shape repay the search
         dtype = torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
         return Device(device, dtype, times + torch.cuda.get_device_name())
     cpu_info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
