@@ -9,12 +9,12 @@ import pytest
 from helpers.assignment import checklist as module
 from helpers.assignment.checklist import checklist
 from helpers.data import CIFAR10_FINGERPRINT
-from helpers.lr_finder import RangeTest, swept_values
 from helpers.models import make_model
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import save_checkpoint
+from helpers.plumbing.run_folder import configuration
 from helpers.recipes import RECIPES, as_dict, changed, with_epochs
-from helpers.runs import Run, configuration
+from helpers.runs import RangeTest, Run, swept_values
 
 CUSTOM = RECIPES["custom_resnet"]
 FOUND = "LRMIN and LRMAX found by a range test"
@@ -163,13 +163,13 @@ def test_custom_resnet_on_a_plateau_is_told_what_it_misses(tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "expected"),
     [
-        ("resnet18_layernorm", (True, "20 layers of layer normalisation, filters standardized")),
-        ("published_s11_plateau_layernorm", (True, "20 layers of layer normalisation")),
-        ("published_s11_plateau_batchnorm", (False, "20 layers of BatchNorm")),  # the brief demanded LayerNorm
+        (PLATEAU["layer"], (True, "20 layers of layer normalisation, filters standardized")),
+        (changed(PLATEAU["layer"], {"weight_standardization": False}), (True, "20 layers of layer normalisation")),
+        (RECIPES["published_s11_plateau_batchnorm"], (False, "20 layers of BatchNorm")),  # the brief demanded LayerNorm
     ],
 )
 def test_evidence_names_the_norms_and_standardized_filters(tmp_path, recipe, expected):
-    run = make_plateau_run(tmp_path / "run", RECIPES[recipe], accuracy=84.5)
+    run = make_plateau_run(tmp_path / "run", recipe, accuracy=84.5)
     model = make_model(run.recipe, 10)
     check = dict(module.ASSIGNMENTS["resnet18_layernorm"])["layer normalisation only, after every convolution"]
     assert check(run, model) == expected
@@ -213,3 +213,18 @@ def test_each_plateau_demand_fails_for_a_run_that_breaks_it(tmp_path, broken, de
 def test_unfinished_run_is_refused(tmp_path):
     with pytest.raises(CourseError, match="is not finished"):
         checklist(dataclasses.replace(make_run(tmp_path / "run"), summary=None))
+
+
+def test_own_network_belongs_to_no_assignment(tmp_path):
+    run = make_run(tmp_path / "run", dataclasses.replace(CUSTOM, name="my_own"), found=None)
+    with pytest.raises(CourseError, match="my_own belongs to no assignment of this course"):
+        checklist(run)
+
+
+@pytest.mark.parametrize(
+    ("hole", "met"), [({"size": 8}, True), ({"size": 8, "holes": 2}, False), ({"size": 16}, False)]
+)
+def test_the_courses_own_cutout_is_a_cutout_too(tmp_path, hole, met):
+    pipeline = (*CUSTOM.augmentation[:-1], ("CutOut", hole | {"fill": "mean", "p": 1.0}))
+    run = make_run(tmp_path / "run", dataclasses.replace(CUSTOM, augmentation=pipeline))
+    assert ("RandomCrop 32 after padding 4, flip left-right, CutOut 8x8" not in failing(run)) == met
