@@ -6,11 +6,18 @@ import os
 import shlex
 import signal
 import sys
+from importlib.util import find_spec
 
 from helpers import recipes, settings
-from helpers.authoring import commands as authoring
+from helpers.assignment import commands as assignment
 from helpers.plumbing import distributed
 from helpers.plumbing.errors import CourseError
+
+GROUPS = [assignment]
+if find_spec("helpers.authoring"):  # the students' edition is without it
+    from helpers.authoring import commands as authoring
+
+    GROUPS.append(authoring)
 
 # The keys of galleries.ORDERS and gradcam.METHODS, whose import takes seconds.
 ORDERS = ("first", "confident", "per-class")
@@ -63,7 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--order", choices=ORDERS, help="of the images (default: per-class for correct ones, confident for mistakes)")
     add("--layer", help="the block to explain (default: the deepest with maps of at least 5x5)")
     add("--method", default="gradcam", choices=METHODS, help="(default: gradcam)")
-    authoring.add_parsers(commands)
+    for group in GROUPS:
+        group.add_parsers(commands)
     return parser
 
 
@@ -193,5 +201,5 @@ COMMANDS = {
     "train": run_train,
     "lr-find": run_lr_find,
     "gallery": run_gallery,
-    **authoring.COMMANDS,
+    **{name: run for group in GROUPS for name, run in group.COMMANDS.items()},
 }

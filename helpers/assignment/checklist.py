@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -140,13 +141,19 @@ def _epochs(wanted: int, run: Run, model: nn.Module) -> tuple[bool, str]:
     return len(run.history["epoch"]) == wanted, f"{len(run.history['epoch'])} epochs in the history"
 
 
+def range_tests(folder: Path) -> list[Path]:
+    """The range tests beside a run folder, of any seed."""
+    name = folder.name.rpartition("-seed")[0]
+    beside = f"{glob.escape(name)}-seed*" if name else glob.escape(folder.name)
+    return sorted(folder.parent.glob(f"{beside}-lr-find/lr_find.json"))
+
+
 def _found(run: Run, model: nn.Module) -> tuple[bool, str]:
     """Whether the bounds are those of a range test of this recipe and data, of any seed, beside the run."""
-    schedule, name = run.recipe.schedule, run.folder.name.rpartition("-seed")[0]
+    schedule = run.recipe.schedule
     if not isinstance(schedule, OneCycle):
         return False, f"the schedule is {type(schedule).__name__}"
-    beside = f"{glob.escape(name)}-seed*" if name else glob.escape(run.folder.name)
-    tests = [load_lr(path) for path in sorted(run.folder.parent.glob(f"{beside}-lr-find/lr_find.json"))]
+    tests = [load_lr(path) for path in range_tests(run.folder)]
     used = f"trained with LRMIN {schedule.lr_min:g}, LRMAX {schedule.lr_max:g}"
     if not tests:
         return False, f"{used}, no range test beside the run"

@@ -1,4 +1,4 @@
-"""What the command line offers to authors of the course: benchmark, results, notebooks, grading, renaming."""
+"""What the command line offers to authors of the course: benchmark, results, notebooks, renaming."""
 
 import argparse
 from collections.abc import Callable
@@ -28,17 +28,12 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     render = commands.add_parser("render", help="execute notebooks again from the recorded runs, without training")
     render.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
     render.add_argument("--data", default=settings.data_source(), metavar="D", help="(default: %(default)s)")
-    students = commands.add_parser("students", help="copy the notebooks without the solutions of their exercises")
-    students.add_argument("--out", default="student", metavar="DIR", help="folder of the copies (default: %(default)s)")
-    check = commands.add_parser(
-        "check",
-        help="grade run folders by the assignment's demands",
-        description="Print the demands of the assignment with the evidence that finished runs give, and a line for "
-        "each run. Status 0: all are met; 1: some are not; 2: a folder cannot be graded.",
+    students = commands.add_parser(
+        "students",
+        help="write the students' edition: a repository of its own, without solutions and recorded runs",
     )
-    check.add_argument("run", nargs="+", metavar="RUN", help="a run folder, or its name among the runs")
-    check.add_argument("--runs", metavar="DIR", help="where run folders are (default: runs)")
-    check.add_argument("--data", metavar="D", help="the images of the runs: measure their accuracy again")
+    students.add_argument("--out", default="student", metavar="DIR", help="its folder (default: %(default)s)")
+    students.add_argument("--repo", metavar="OWNER/REPO", help="its name on GitHub, where badges and first cells lead")
     rename = commands.add_parser("rename", help="set the name of your own GitHub repository in badges and notebooks")
     rename.add_argument("name", metavar="OWNER/REPO", help="as in github.com/OWNER/REPO")
 
@@ -104,27 +99,6 @@ def run_render(options: argparse.Namespace) -> None:
         print(f"Rendered: {notebook}")
 
 
-def run_check(options: argparse.Namespace) -> int:
-    from helpers.assignment.grading import grade
-
-    folders = [settings.named_run(name, options.runs) for name in options.run]
-    runs = [folder for folder in folders if not (folder / "lr_find.json").exists()]  # that is looked at with its run
-    if not runs:
-        raise CourseError(f"{folders[0]} is a range test: name the folder of the run beside it.")
-    lines, status = [], 0
-    for folder in runs:
-        try:
-            graded = grade(folder, options.data)
-            print(f"{graded}\n")
-            lines.append(graded.line)
-            status = max(status, int(not graded.passed))
-        except CourseError as error:
-            lines.append(f"{'unusable':<8} {error}")
-            status = 2
-    print("\n".join(lines))
-    return status
-
-
 def run_rename(options: argparse.Namespace) -> None:
     from helpers.authoring.renaming import rename
 
@@ -135,10 +109,11 @@ def run_rename(options: argparse.Namespace) -> None:
 
 
 def run_students(options: argparse.Namespace) -> None:
-    from helpers.assignment.students import make_student_copies
+    from helpers.assignment.students import make_edition
 
-    for path in make_student_copies(settings.folder(options.out)):
-        print(path)
+    out = settings.folder(options.out)
+    repository = make_edition(out, options.repo)
+    print(f"Written: {out}, to be pushed to https://github.com/{repository}, where its badges and first cells lead.")
 
 
 def _in_the_repository(command: Callable) -> Callable:
@@ -156,7 +131,6 @@ def _in_the_repository(command: Callable) -> Callable:
 COMMANDS = {
     "bench": run_bench,
     "render": run_render,
-    "check": run_check,
     "report": _in_the_repository(run_report),
     "record": _in_the_repository(run_record),
     "reproduce": _in_the_repository(run_reproduce),

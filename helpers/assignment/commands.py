@@ -1,0 +1,141 @@
+"""The commands that hand in a run and grade hand-ins: `python -m helpers hand-in` and `check`."""
+
+import argparse
+import csv
+import io
+import os
+from collections import Counter
+from pathlib import Path
+
+from helpers import settings
+from helpers.plumbing.errors import UNPRINTABLE, CourseError
+
+CLAIMED = "exercises solved, as the notebook's saved outputs claim"
+
+
+def add_parsers(commands: argparse._SubParsersAction) -> None:
+    hand_in = commands.add_parser(
+        "hand-in",
+        help="pack a finished run into one zip, to be handed in",
+        description="Write one zip with a run's tables, log, configuration, weights in half precision and range test. "
+        "Nothing in it names your machine but the device that trained.",
+    )
+    hand_in.add_argument("run", metavar="RUN", help="a run folder, or its name among the runs")
+    hand_in.add_argument("--runs", metavar="DIR", help="where run folders are (default: runs)")
+    hand_in.add_argument("--out", metavar="FILE", help="(default: the run's name with .zip, in the current folder)")
+    hand_in.add_argument("--notebook", metavar="FILE", help="a notebook to hand in with it")
+    check = commands.add_parser(
+        "check",
+        help="grade runs and hand-ins by the assignment's demands",
+        description="For each hand-in, a zip or a folder: whether its files fit together and are no one else's, the "
+        "demands of the assignment that it meets, and the exercises that its notebook's saved outputs claim to be "
+        "solved (nothing in it is executed). Status 0: all demands are met; 1: some are not, or something does not "
+        "fit; 2: something cannot be graded.",
+    )
+    check.add_argument("files", nargs="+", metavar="FILE", help="a hand-in's zip or folder, a run, or its name")
+    check.add_argument("--runs", metavar="DIR", help="where run folders are (default: runs)")
+    check.add_argument("--data", metavar="D", help="the images of the runs: measure their accuracy again")
+    check.add_argument("--csv", metavar="FILE", help="write a table for a spreadsheet, too")
+
+
+def run_hand_in(options: argparse.Namespace) -> None:
+    from helpers.assignment.hand_in import pack
+
+    folder = settings.named_run(options.run, options.runs).absolute()
+    out = settings.folder(options.out or f"{folder.name}.zip")
+    pack(folder, out, settings.folder(options.notebook) if options.notebook else None)
+    print(f"Written: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+
+
+def run_check(options: argparse.Namespace) -> int:
+    from helpers.assignment.grading import grade
+    from helpers.plumbing.files import write_text
+
+    paths = [Path(os.path.abspath(settings.named_run(name, options.runs))) for name in options.files]
+    runs = [path for path in paths if not (path / "lr_find.json").exists()]  # that is looked at with its run
+    if not runs:
+        raise CourseError(f"{paths[0]} is a range test: name the folder of the run beside it.")
+    grades = grade(_by_student(runs), options.data)
+    if len(grades) == 1 and grades[0].demands:
+        run = grades[0].run
+        lines = [run.title, *(f"NOTE: {note}" for note in run.config["notes"]), *map(str, grades[0].demands), ""]
+        print(_printable("\n".join(lines)))
+    rows = [_row(each) for each in grades]
+    print(_printable(_table(grades, rows)))
+    if options.csv:
+        write_text(settings.folder(options.csv), _as_csv(rows))
+        print(f"Written: {options.csv}")
+    return max(each.status for each in grades)
+
+
+def _by_student(paths: list[Path]) -> dict[str, list[Path]]:
+    """Files and folders by the name that they share, with that of the folder they are in where it is needed."""
+    groups = {}
+    for path in paths:
+        groups.setdefault((path.parent, path.stem if path.is_file() else path.name), []).append(path)
+    count = Counter(name for _, name in groups)
+    return {name if count[name] == 1 else f"{parent.name}/{name}": files for (parent, name), files in groups.items()}
+
+
+def _row(grade) -> dict[str, object]:
+    """What is said of a run, by the headings of the CSV; a heading for each demand."""
+    run, counts = grade.run, bool(grade.demands)
+    return {
+        "student": grade.student,
+        "recipe": run.recipe.name if run else "",
+        "seed": run.config["seed"] if run else "",
+        "integrity": grade.integrity,
+        "accuracy claimed": run.summary["reported"]["test_acc"] if run else "",
+        "accuracy measured": "" if grade.measured is None else grade.measured,
+        "demands met": len(grade.demands) - len(grade.failed) if counts else "",
+        "demands": len(grade.demands) if counts else "",
+        **{demand.text: "yes" if demand.met else "no" for demand in grade.demands},
+        CLAIMED: sum(grade.exercises.values()) if grade.exercises else "",
+        "exercises in it": len(grade.exercises) or "",
+        "failed demands": "; ".join(demand.text for demand in grade.failed),
+    }
+
+
+def _as_csv(rows: list[dict]) -> str:
+    """Rows with the headings of all of them, in UTF-8 with the mark by which a spreadsheet knows it.
+
+    What begins like a formula gets an apostrophe: names come from strangers.
+    """
+    longest = [*max(rows, key=len)]
+    headings = dict.fromkeys([*longest[:-3], *(key for row in rows for key in [*row][:-3]), *longest[-3:]])
+    out = io.StringIO()
+    writer = csv.DictWriter(out, headings, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        formulas = {
+            key: f"'{value}" for key, value in row.items() if isinstance(value, str) and value[:1] in set("=+-@")
+        }
+        writer.writerow(row | formulas)
+    return "\ufeff" + out.getvalue()
+
+
+def _table(grades: list, rows: list[dict]) -> str:
+    """A line for each run, and below it what does not fit or is not met. Doubtful figures are not shown."""
+    lines, cells = [], [("hand-in", "recipe", "seed", "", "accuracy", "demands", "exercises")]
+    for each, row in zip(grades, rows, strict=True):
+        verdict = "UNUSABLE" if each.unusable else "DOUBTFUL" if each.problems else "FAIL" if each.failed else "pass"
+        accuracy = row["accuracy claimed"] if each.measured is None and each.demands else row["accuracy measured"]
+        counts = [f"{row[key]} of {row[total]}" if row[total] else ""
+                  for key, total in (("demands met", "demands"), (CLAIMED, "exercises in it"))]  # fmt: skip
+        figures = f"{accuracy:.2f} %" if accuracy != "" else ""
+        cells.append((each.student, row["recipe"], str(row["seed"]), verdict, figures, *counts))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line, each in zip(cells, (None, *grades), strict=True):
+        lines.append("  ".join(map(str.ljust, line, widths)).rstrip())
+        if each:
+            lines += [f"    {text}" for text in ([each.unusable] if each.unusable else each.problems)]
+            lines += [f"    ❌ {demand.text}: {demand.evidence}" for demand in each.failed]
+    return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    """The text without what could steer a terminal: names come from strangers."""
+    return "\n".join(UNPRINTABLE.sub("?", line) for line in text.split("\n"))
+
+
+COMMANDS = {"hand-in": run_hand_in, "check": run_check}
