@@ -1,177 +1,398 @@
-"""`check` passes what keeps to the assignment, and tells what does not, or was edited afterwards."""
+"""A class is graded: honest hand-ins by the demands, and whatever was copied, edited or built to do harm is named."""
 
 import dataclasses
+import io
 import json
+import math
+import platform
+import re
 import shutil
+import stat
+import time
+import zipfile
+from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
-from conftest import random_images, write_folder
-from test_checklist import CIFAR10, CUSTOM, make_run
+import torch
+from conftest import write_folder
+from test_checklist import CUSTOM, make_run
 
-from helpers.assignment.checklist import ASSIGNMENTS, assignment
-from helpers.assignment.grading import MEASURED, RECORDED, WEIGHTS, grade
+from helpers.assignment import grading
+from helpers.assignment.checklist import ASSIGNMENTS
+from helpers.assignment.commands import CLAIMED
+from helpers.assignment.grading import claimed_exercises
+from helpers.assignment.hand_in import find_runs, pack
 from helpers.cli import main
 from helpers.data import load_data
 from helpers.models import make_model
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import load_checkpoint, save_checkpoint
-from helpers.recipes import RECIPES, changed, with_epochs
-from helpers.runs import HISTORY_COLUMNS, STEP_COLUMNS, configuration, to_csv
+from helpers.plumbing.run_folder import HISTORY_COLUMNS, STEP_COLUMNS, to_csv
+from helpers.recipes import RECIPES, as_dict, changed, with_epochs
+from helpers.runs import load_run
+from helpers.settings import REPOSITORY
 from helpers.training import train
 
-COMPLETE = CIFAR10 | {"train_images": 50_000, "test_images": 10_000}
+TINY = changed(with_epochs(CUSTOM, 3), {"width": 8, "batch_size": 16})
+FOR_TRAINERS = re.compile(r"afresh|move it|put it back|helpers train|it was kept|same command", re.I)
 
 
-def write_run(folder, recipe=CUSTOM, accuracy=93.0, **how):
-    """The files of a finished run of 24 epochs, as `train` would have left them but for the training itself."""
-    run = make_run(folder, recipe, data=COMPLETE, accuracy=accuracy, **how)
+@pytest.fixture(autouse=True)
+def no_bars(monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+
+
+def line(name, loss, right, images):
+    return f"{name} set: Average loss: {loss:.4f}, Accuracy: {right}/{images} ({100 * right / images:.2f}%)"
+
+
+def write_run(folder, recipe=CUSTOM, accuracy=93.0, **changes):
+    """The files of a finished run of 24 epochs on CIFAR-10, as `train` would have left them but for the training."""
+    run = make_run(folder, recipe, accuracy=accuracy, **changes)
     folder.mkdir()
-    row = {key: 0.5 for key in HISTORY_COLUMNS if not key.startswith("val_")} | {"test_acc": accuracy}
-    history = [row | {"epoch": k} for k in range(1, recipe.epochs + 1)]
-    columns = zip(*(run.steps[key] for key in STEP_COLUMNS), strict=True)
-    steps = [dict(zip(STEP_COLUMNS, map(float, row), strict=True)) for row in columns]
-    confusion = np.diag([round(10 * accuracy)] * 10)
+    right, name = round(100 * accuracy), recipe.name
+    losses = np.random.default_rng(right).random(recipe.epochs).round(6)
+    rows = {"train_loss": losses, "test_loss": losses, "train_acc": np.full(recipe.epochs, 50.0)}
+    rows |= {"test_acc": np.full(recipe.epochs, accuracy), "lr": run.steps["lr"][97::98]}
+    history = [{"epoch": k + 1, "seconds": 1.0} | {key: column[k] for key, column in rows.items()}
+               for k in range(recipe.epochs)]  # fmt: skip
+    steps = [dict(zip(STEP_COLUMNS, map(float, row), strict=True)) for row in zip(*run.steps.values(), strict=True)]
+    confusion = np.diag([right // 10] * 10)
     confusion[0, 1] = 10_000 - confusion.sum()
     machine = {"device": "a test", "precision": "float32", "torch": "2", "seconds": 1.0}
-    reported = run.summary["reported"] | {"test_loss": 0.5}
-    summary = machine | {"reported": reported, "confusion_matrix": confusion.tolist()}
+    reported = run.summary["reported"] | {"test_loss": float(losses[-1])}
+    log = [f"Training {name} on cifar10, seed 0: 50,000 images"]
+    for loss in losses:
+        log += [line("Train", loss, 25_000, 50_000), line("Test", loss, right, 10_000)]
     (folder / "config.json").write_text(json.dumps(run.config))
-    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "summary.json").write_text(
+        json.dumps(machine | {"reported": reported, "confusion_matrix": confusion.tolist()})
+    )
     (folder / "history.csv").write_text(to_csv(HISTORY_COLUMNS, history))
     (folder / "steps.csv").write_text(to_csv(STEP_COLUMNS, steps))
-    (folder / "train.log").write_text("EPOCH: 1\nReported: epoch 24\n")
-    both = {"model": make_model(recipe, 10).state_dict(), "epoch": recipe.epochs, "config": run.config}
-    save_checkpoint(folder / "best.pt", both)
-    save_checkpoint(folder / "last.pt", both | {"history": history, "steps": steps, "log": ["EPOCH: 1"]})
+    (folder / "train.log").write_text("\n".join([*log, line("Test", losses[-1], right, 10_000)]) + "\n")
+    torch.manual_seed(right)
+    best = {"model": make_model(recipe, 10).state_dict(), "epoch": recipe.epochs, "config": run.config}
+    save_checkpoint(folder / "best.pt", best)
     return folder
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("class") / "kept")
-
-
-def test_class_of_three_of_whom_one_violates_the_assignment(kept, tmp_path, capsys):
-    second = write_run(tmp_path / "second", accuracy=90.5)
+def test_class_of_three_of_whom_one_violates_the_assignment(tmp_path, capsys):
+    kept, second = write_run(tmp_path / "kept"), write_run(tmp_path / "second", accuracy=90.5)
     recipe = changed(CUSTOM, {"loss": "cross_entropy_of_softmax", "lr_end": 1e-6})
-    violating = write_run(tmp_path / "violating", recipe, found=recipe)
+    violating = write_run(tmp_path / "violating", recipe, accuracy=92.0, found=recipe)
+    count = len(ASSIGNMENTS["custom_resnet"])
     assert main(["check", str(kept), str(second)]) == 0
-    out = capsys.readouterr().out
-    assert "❌" not in out and out.count("✅") == 2 * (4 + len(ASSIGNMENTS["custom_resnet"]))
-    assert "      6,573,130 for 10 classes [fits the saved weights]\n" in out and "512 [recorded only]\n" in out
-    assert out.splitlines()[-2:] == [
-        f"pass     15 of 15 demands, custom_resnet, 93.00 %: {kept}",
-        f"pass     15 of 15 demands, custom_resnet, 90.50 %: {second}",
+    out = capsys.readouterr().out.splitlines()
+    assert out[1:] == [
+        f"kept     custom_resnet  0     pass  93.00 %   {count} of {count}",
+        f"second   custom_resnet  0     pass  90.50 %   {count} of {count}",
     ]
     assert main(["check", str(second), str(violating)]) == 1
     out = capsys.readouterr().out
-    failed = [line for line in out.splitlines() if line.startswith("❌")]
-    assert [line[2:10] for line in failed] == ["Softmax ", "No annih"]
-    assert out.splitlines()[-1] == f"FAIL     13 of 15 demands, custom_resnet, 93.00 %: {violating}"
+    assert f"FAIL  92.00 %   {count - 2} of {count}\n    ❌ Softmax once" in out and out.count("❌") == 2
 
-    assert main(["check", *map(str, sorted(kept.parent.iterdir()))]) == 0  # its range test beside it
-    assert capsys.readouterr().out.splitlines()[-1].startswith("pass")
+    assert main(["check", str(kept)]) == 0  # alone: with the evidence for every demand
+    out = capsys.readouterr().out
+    assert out.startswith("custom_resnet · cifar10 · seed 0\n✅ PrepLayer 64") and "\n      6,573,130 for 10 cl" in out
+    assert main(["check", *map(str, sorted(tmp_path.iterdir()))]) == 1  # range tests beside the runs
     assert main(["check", f"{kept}-lr-find"]) == 2 and "is a range test: name" in capsys.readouterr().err
-
     (second / "summary.json").unlink()
-    assert main(["check", str(second), str(violating), str(tmp_path / "nowhere"), str(kept)]) == 2
-    lines = capsys.readouterr().out.splitlines()[-4:]
-    assert [line.split()[0] for line in lines] == ["unusable", "FAIL", "unusable", "pass"]
-    assert "is not finished" in lines[0] and "holds no run" in lines[2]
+    assert main(["check", str(second), str(tmp_path / "nowhere"), str(kept)]) == 2
+    out = capsys.readouterr().out
+    assert "summary.json missing: the run was not finished" in out and "there is no such file or folder" in out
+    assert not FOR_TRAINERS.search(out)
 
 
-def edit(name, change):
+def test_own_network_is_a_line(tmp_path, capsys):
+    assert main(["check", str(write_run(tmp_path / "own", dataclasses.replace(CUSTOM, name="my_own")))]) == 2
+    assert "my_own belongs to no assignment of this course" in capsys.readouterr().out
+
+
+# --- A class
+
+
+@pytest.fixture(scope="session")
+def pictures_of_colours(tmp_path_factory):
+    """Three classes of noise, half of each of a colour of its own, so that nobody gets all right."""
+    rng, parts = np.random.default_rng(0), {}
+    for part, count in (("train", 32), ("test", 40)):
+        noise = rng.integers(0, 200, (3, count, 32, 32, 3), dtype=np.uint8)
+        for label in range(3):
+            noise[label, : count // 2, ..., label] //= 2
+        parts[part] = {name: list(images) for name, images in zip("abc", noise, strict=True)}
+    return write_folder(tmp_path_factory.mktemp("colours") / "colours", parts)
+
+
+@pytest.fixture(scope="session")
+def trained(pictures_of_colours, tmp_path_factory):
+    """Eleven real runs of narrow networks, some longer than others, the last two alike but for the seed."""
+    folder, data = tmp_path_factory.mktemp("trained"), load_data(str(pictures_of_colours))
+    recipes = [TINY, with_epochs(TINY, 4), changed(TINY, {"batch_size": 24})]
+    return [train(recipes[min(k, 9) % 3], data, folder, seed=k, report=lambda text: None).folder for k in range(11)]
+
+
+def edit(name, *replacements):
     def edited(folder):
         text = (folder / name).read_text()
-        assert change(text) != text
-        (folder / name).write_text(change(text))
+        for old, new in replacements:
+            assert re.search(old, text)
+            text = re.sub(old, new, text, count=1)
+        (folder / name).write_text(text)
 
     return edited
 
 
-def resave(name, **values):
-    return lambda folder: save_checkpoint(folder / name, load_checkpoint(folder / name) | values)
+def resave(**changes):
+    def resaved(folder):
+        best = load_checkpoint(folder / "best.pt")
+        save_checkpoint(folder / "best.pt", best | {key: change(best[key]) for key, change in changes.items()})
+
+    return resaved
+
+
+def reseed(folder):
+    """As someone would who passes another's run off as their own."""
+    edit("config.json", (r'"seed": \d+', '"seed": 77'))(folder)
+    edit("summary.json", (r'"seed": \d+', '"seed": 77'))(folder)
+    edit("train.log", (r"seed \d+", "seed 77"))(folder)
+    resave(config=lambda config: config | {"seed": 77})(folder)
+
+
+def zipped(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def of_folder(folder, under=""):
+    return {f"{under}{folder.name}/{file.name}": file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
+def link(name):
+    info = zipfile.ZipInfo(name)
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info
+
+
+def take_recipe(folder):
+    other = {"recipe": as_dict(changed(RECIPES["published_s8_onecycle_sgd"], {"width": 8}))}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | other))
+
+
+TAMPERED = {  # what is done to a copy of an own run, and what is said of it
+    "summary": (edit("summary.json", (r'("reported": \{[^}]*"test_acc": )[\d.]+', r"\g<1>94.60")), "reports 94.60 %"),
+    "history": (edit("history.csv", (r"\n2,([^,]*),[^,]*", r"\n2,\1,0.1234")), "train.log has other figures"),
+    "log": (edit("train.log", (r"Accuracy: \d+", "Accuracy: 95")), "train.log has other figures"),
+    "rates": (edit("steps.csv", (r"\n1,[^,]*", "\n1,0.05")), "steps.csv does not follow the schedule"),
+    "steps": (lambda f: (f / "steps.csv").write_text((f / "steps.csv").read_text()[:300]), "steps"),
+    "epoch": (resave(epoch=lambda epoch: 1), "best.pt is of epoch 1"),
+    "smoothing": (edit("config.json", ('"label_smoothing": 0.1', '"label_smoothing": 0.2')), "label_smoothing: 0.1 th"),
+    "network": (resave(model=lambda m: make_model(RECIPES["custom_resnet"], 3).state_dict()), "another network"),
+    "nan": (resave(model=lambda m: m | {"fc.bias": m["fc.bias"] * math.nan}), "not finite"),
+    "view": (resave(model=lambda m: {k: v.flatten()[:1].clone()[0].expand(v.shape) for k, v in m.items()}), "fewer"),
+    "digest": (edit("summary.json", (r"\{", '{"weights": {"sha256": "0"},')), "not the file that summary.json names"),
+    "no weights": (lambda folder: (folder / "best.pt").unlink(), "best.pt is missing"),
+    "no checkpoint": (lambda folder: (folder / "best.pt").write_text("none"), "best.pt is damaged or no checkpoint"),
+    "other recipe": (take_recipe, "train.log is not of published_s8_onecycle_sgd on colours"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TAMPERED)
+def test_each_tampering_is_named(kind, trained, tmp_path, capsys):
+    folder = Path(shutil.copytree(trained[0], tmp_path / kind))
+    change, said = TAMPERED[kind]
+    change(folder)
+    assert main(["check", str(folder)]) in (1, 2)
+    out = capsys.readouterr().out
+    assert ("DOUBTFUL" in out or "UNUSABLE" in out) and said in out and "demands  exercises" in out.splitlines()[0]
+    assert not FOR_TRAINERS.search(out) and "✅" not in out and " of 11" not in out
+
+
+def test_accuracy_is_measured_again_whatever_the_files_agree_on(trained, pictures_of_colours, tmp_path, capsys):
+    folder = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    run = load_run(folder)
+    assert main(["check", str(folder), "--data", str(pictures_of_colours)]) == 1
+    assert f"{run.summary['reported']['test_acc']:.2f} %" in capsys.readouterr().out
+    resave(model=lambda m: m | {"fc.weight": -m["fc.weight"], "fc.bias": -m["fc.bias"]})(folder)
+    assert main(["check", str(folder)]) == 1 and "FAIL" in capsys.readouterr().out  # nothing contradicts it
+    assert main(["check", str(folder), "--data", str(pictures_of_colours)]) == 1
+    out = capsys.readouterr().out
+    assert "DOUBTFUL" in out and re.search(r"its weights reach [\d.]+ %, summary.json reports", out)
+
+
+def test_a_class_of_thirty(trained, pictures_of_colours, tmp_path, capsys, monkeypatch):
+    """Honest hand-ins in every packaging, and all kinds of tampering, each with its verdict."""
+    course, room = tmp_path / "course", tmp_path / "class"
+    room.mkdir()
+    recorded = Path(shutil.copytree(trained[10], course / "results" / trained[10].name))
+    monkeypatch.setattr(grading, "REPOSITORY", course)
+    solved = {"cell_type": "code", "source": 'check("bounds", b)', "outputs": [{"text": "✅ bounds: right\n"}]}
+    still_open = {"cell_type": "code", "source": ["b = ...\n", 'check("sweep", b)'], "outputs": []}
+    honest = ["Anna", "Bela Kiss", "चंद्र", "李明", "dora_1 (1)", "emil", "fay", "gus", "hal"]
+    for k, (name, folder) in enumerate(zip(honest, trained, strict=False)):
+        if k % 4 == 0:
+            pack(folder, room / f"{name}.zip")
+        elif k % 4 == 1:  # as macOS packs, and deeper
+            junk = {f"__MACOSX/{folder.name}/._config.json": b"x", f"{folder.name}/.DS_Store": b"x"}
+            zipped(room / f"{name}.zip", of_folder(folder, "my work/final/") | junk)
+        elif k % 4 == 2:
+            shutil.copytree(folder, room / name / "submission" / folder.name)
+        else:  # a zip in a zip
+            inner = zipped(tmp_path / "inner.zip", of_folder(folder)).read_bytes()
+            zipped(room / f"{name}.zip", {"attempt/run.zip": inner})
+    (room / "Anna.ipynb").write_text(json.dumps({"cells": [solved, still_open]}))
+    verdicts = dict.fromkeys(honest, "ok")
+
+    def tamper(name, *changes, source=trained[9]):
+        folder = Path(shutil.copytree(source, tmp_path / "work" / name / source.name))
+        for change in changes:
+            change(folder)
+        zipped(room / f"{name}.zip", of_folder(folder))
+
+    def swap(folder):
+        shutil.copy(recorded / "history.csv", folder / "history.csv")
+
+    tamper("t01 copied run", reseed, source=recorded)
+    verdicts["t01 copied run"] = f"weights and tables are those of the recorded results/{recorded.name}, but for th"
+    for kind in ("summary", "log", "rates", "smoothing", "network", "other recipe", "no weights"):
+        tamper(f"t02 {kind}", TAMPERED[kind][0])
+        verdicts[f"t02 {kind}"] = TAMPERED[kind][1]
+    tamper("t03 swapped tables", swap)
+    verdicts["t03 swapped tables"] = "train.log has other figures"
+    shutil.copy(room / "emil.zip", room / "t04 copy.zip")
+    verdicts |= {"t04 copy": "weights and tables are those of emil", "emil": "and tables are those of t04 copy"}
+    tamper("t05 reseeded copy", reseed, source=trained[6])
+    verdicts |= {"t05 reseeded copy": "of fay, but for the seed, 77 and 6", "fay": "of t05 reseeded copy, but for the"}
+    zipped(room / "t06 empty.zip", {})
+    (room / "t06 empty folder").mkdir()
+    verdicts |= dict.fromkeys(("t06 empty", "t06 empty folder"), "empty: no run and no notebook in it")
+    zipped(room / "t07 bomb.zip", {"x/history.csv": bytes(2**26)})
+    nested = zipped(tmp_path / "b.zip", {"y.csv": bytes(2**26)}).read_bytes()
+    zipped(room / "t07 nested bomb.zip", {"a/b.zip": nested})
+    verdicts |= dict.fromkeys(("t07 bomb", "t07 nested bomb"), "would unpack to 64 MiB in 1 files: a zip bomb?")
+    zipped(room / "t08 outside.zip", {"../../escaped/config.json": "{}"})
+    zipped(room / "t08 windows.zip", {"..\\..\\escaped\\config.json": "{}"})
+    zipped(room / "t08 absolute.zip", {str(tmp_path / "escaped" / "config.json"): "{}"})
+    zipped(room / "t09 link.zip", {link("run/best.pt"): "/etc/passwd"})
+    outside = ("t08 outside", "t08 windows", "t08 absolute", "t09 link")
+    verdicts |= dict.fromkeys(outside, "holds a link or a path that leads outside")
+    (room / "t09 links").mkdir()
+    (room / "t09 links" / "config.json").symlink_to(trained[0] / "config.json")
+    (room / "t10 damaged.zip").write_bytes(b"PK" + bytes(100))
+    verdicts |= {"t09 links": "it holds a link, config.json", "t10 damaged": "cannot be unpacked"}
+
+    started = time.monotonic()
+    files, table = sorted(map(str, room.iterdir())), tmp_path / "class.csv"
+    assert main(["check", *files, "--csv", str(table), "--data", str(pictures_of_colours)]) == 2
+    print(f"{len(verdicts)} hand-ins in {time.monotonic() - started:.1f} s")
+    out = capsys.readouterr().out
+    frame = pandas.read_csv(table)
+    assert len(verdicts) >= 30 and list(frame.student) == sorted(verdicts, key=str.casefold)
+    by_name = frame.set_index("student")
+    for name, verdict in verdicts.items():
+        assert verdict in by_name.integrity[name], name
+        assert (by_name.integrity[name] == "ok") == (verdict == "ok") and f"{name} " in out
+    assert not (tmp_path / "escaped").exists() and not (room / "escaped").exists()
+    assert not FOR_TRAINERS.search(out)
+
+    good = by_name[by_name.integrity == "ok"]
+    assert (good["accuracy measured"] - good["accuracy claimed"]).abs().max() <= 1.7 and len(good) == 7
+    assert (good.demands == 11).all() and set(good["24 epochs"]) == {"no"} and good["accuracy measured"].nunique() > 2
+    assert (good["failed demands"].str.count("24 epochs") == 1).all() and (good["demands met"] < 11).all()
+    assert by_name[by_name.integrity != "ok"]["demands met"].isna().all()
+    assert (by_name[CLAIMED]["Anna"], by_name["exercises in it"]["Anna"]) == (1, 2)
+
+
+# --- One hand-in
+
+
+def test_hand_in_is_complete_small_and_says_nothing_of_the_machine(trained, tmp_path, capsys, monkeypatch):
+    home = tmp_path / "home" / "zoltan"
+    monkeypatch.setenv("HOME", str(home))
+    text = f"saved in {home}/runs on {platform.node()} by zoltan; {REPOSITORY}/runs"
+    cells = [{"cell_type": "code", "source": f"open('{home}/x')", "outputs": [{"text": [text]}]}]
+    (tmp_path / "work.ipynb").write_text(json.dumps({"cells": cells}))
+    shutil.copytree(trained[1], tmp_path / trained[1].name)
+    beside = tmp_path / f"{trained[1].name}-lr-find"
+    beside.mkdir()
+    (beside / "lr_find.json").write_text("{}")
+    out = tmp_path / "hand in.zip"
+    run, notebook = tmp_path / trained[1].name, tmp_path / "work.ipynb"
+    command = ["hand-in", str(run), "--out", str(out), "--notebook", str(notebook)]
+    assert main(command) == 0 and capsys.readouterr().out.startswith(f"Written: {out} (")
+    first = out.read_bytes()
+    assert main(command) == 0 and out.read_bytes() == first  # the same again
+    with zipfile.ZipFile(out) as archive:
+        names = {name.split("/")[-1] for name in archive.namelist()}
+        assert names == {"config.json", "history.csv", "steps.csv", "train.log", "summary.json", "best.pt",
+                         "lr_find.json", "work.ipynb"}  # fmt: skip
+        everything = b"".join(archive.read(name) for name in archive.namelist())
+        best = torch.load(io.BytesIO(archive.read(f"{trained[1].name}/best.pt")), weights_only=True)
+    assert {value.dtype for value in best["model"].values()} == {torch.float16, torch.int64}
+    for word in (home, REPOSITORY, tmp_path, platform.node(), "zoltan"):
+        assert str(word).encode() not in everything
+    assert json.dumps(load_run(trained[1]).summary["device"]).encode() in everything
 
 
 @pytest.mark.parametrize(
-    ("edited", "failing", "evidence"),
+    ("words", "sentence"),
     [
-        (edit("config.json", lambda t: t.replace('"label_smoothing": 0.1', '"label_smoothing": 0.2')),
-         ["best.pt", "history", "LRMIN"], "label_smoothing: 0.1 there, 0.2 asked for"),
-        (edit("history.csv", lambda t: t.replace("93", "96", 5)), ["history"], "history.csv differ"),
-        (edit("steps.csv", lambda t: t.replace("0.9\n", "0.95\n", 1)), ["history"], "steps.csv differ"),
-        (edit("train.log", lambda t: "EPOCH: 2"), ["history"], "train.log differ"),
-        (edit("summary.json", lambda t: t.replace("93.0", "96.0")), ["The reported"], "summary 96.00 %, con"),
-        (edit("summary.json", lambda t: t.replace("930", "960").replace("93.0", "96.0")), ["The"], "history 93"),
-        (lambda folder: (folder / "last.pt").unlink(), ["history"], "last.pt is missing"),
-        (lambda folder: (folder / "best.pt").write_text("none"), ["best.pt"], "is damaged or no checkpoint"),
-        (resave("best.pt", model=make_model(RECIPES["resnet18_layernorm"], 10).state_dict()), ["best.pt"], "another n"),
-        (resave("best.pt", epoch=20), ["best.pt"], "saved after epoch 20"),
-    ],
-)  # fmt: skip
-def test_what_was_edited_afterwards_is_told(edited, failing, evidence, kept, tmp_path):
-    shutil.copytree(kept.parent, tmp_path / "class")
-    folder = tmp_path / "class" / "kept"
-    edited(folder)
-    graded = grade(folder)
-    told = [demand for demand, _ in graded.demands if not demand.met]
-    assert [
-        demand.text.split(" holds")[0][: len(start)] for demand, start in zip(told, failing, strict=True)
-    ] == failing
-    assert evidence in told[0].evidence
-    network = WEIGHTS if "best.pt" not in failing else RECORDED
-    assert {seen for demand, seen in graded.demands if "parameters" in demand.text} == {network}
-
-
-@pytest.mark.parametrize("text", ["{}", '{"reported": {}, "confusion_matrix": [], "device": ""}', "[]", "null", "1"])
-def test_damaged_folder_is_unusable(text, kept, tmp_path):
-    shutil.copytree(kept, tmp_path / "run")
-    (tmp_path / "run" / "summary.json").write_text(text)
-    with pytest.raises(CourseError, match=r"damaged|not finished"):
-        grade(tmp_path / "run")
-
-
-def test_run_as_train_leaves_it_and_its_accuracy_measured_again(tmp_path, capsys):
-    images = random_images(120)
-    parts = {"train": {"a": images[:10], "b": images[10:20]}, "test": {"a": images[20:70], "b": images[70:]}}
-    source = write_folder(tmp_path / "noise", parts)
-    recipe = changed(with_epochs(CUSTOM, 2), {"batch_size": 8})
-    run = train(recipe, load_data(str(source), limit=100), tmp_path, report=lambda line: None)  # as are measured again
-    assert main(["check", str(run.folder), "--data", str(source)]) == 1  # noise is no CIFAR-10
-    graded = grade(run.folder, str(source))
-    assert str(graded) in capsys.readouterr().out
-    assert [demand.met for demand, _ in graded.demands[:4]] == [True] * 4
-    demand, seen = graded.demands[-1]
-    assert (
-        demand.met
-        and seen == MEASURED
-        and f"the run reports {run.summary['reported']['test_acc']:.2f} %" in demand.evidence
-    )
-
-    # Someone who forges every record, checkpoint included, still has no better network.
-    state, confusion = load_checkpoint(run.folder / "last.pt"), [[50, 0], [1, 49]]
-    state["history"][-1]["test_acc"] = 99.0
-    save_checkpoint(run.folder / "last.pt", state)
-    (run.folder / "history.csv").write_text(to_csv(HISTORY_COLUMNS, state["history"]))
-    run.summary["reported"]["test_acc"] = 99.0
-    (run.folder / "summary.json").write_text(json.dumps(run.summary | {"confusion_matrix": confusion}))
-    graded = grade(run.folder, str(source))
-    assert [demand.met for demand, _ in graded.demands[:4]] == [True] * 4 and not graded.demands[-1][0].met
-
-
-@pytest.mark.parametrize(
-    ("recipe", "judged_by"),
-    [
-        *((RECIPES[name], name) for name in ASSIGNMENTS),
-        (changed(RECIPES["resnet18_layernorm"], {"norm": "batch"}), "resnet18_layernorm"),
-        (RECIPES["published_s8_onecycle_sgd"], "custom_resnet"),
-        (RECIPES["published_s10_plateau_sgd"], "resnet18_batchnorm"),
-        (RECIPES["published_s11_plateau_batchnorm"], "resnet18_layernorm"),
-        (dataclasses.replace(RECIPES["resnet18_layernorm"], name="my_own"), "resnet18_layernorm"),
-        (dataclasses.replace(CUSTOM, name="my_own"), "custom_resnet"),
+        (["nowhere"], "holds no run"),
+        (["RUN", "--notebook", "nowhere.ipynb"], "cannot be read as a notebook"),
+        (["RUN", "--notebook", "RUN/history.csv"], "cannot be read as a notebook"),
+        (["RUN", "--out", "RUN/history.csv"], "is there and no zip"),
+        (["RUN", "--out", "RUN"], "is there and no zip"),
     ],
 )
-def test_assignment_goes_by_the_name_and_else_by_the_network(recipe, judged_by):
-    assert assignment(recipe) == judged_by
-    assert configuration(recipe, COMPLETE, 0)["recipe"]["name"] == recipe.name
+def test_hand_in_refuses_with_a_sentence_and_writes_nothing(words, sentence, trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = (trained[2] / "history.csv").read_bytes()
+    assert main(["hand-in", *(word.replace("RUN", str(trained[2])) for word in words)]) == 2
+    assert sentence in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert (trained[2] / "history.csv").read_bytes() == before
+
+
+def test_formulas_and_escapes_of_strangers_do_nothing(trained, tmp_path, capsys):
+    name = "=1+1\x1b[31m"
+    shutil.copytree(trained[0], tmp_path / name)
+    main(["check", str(tmp_path / name), "--csv", str(tmp_path / "o.csv")])
+    assert "\x1b" not in capsys.readouterr().out
+    assert pandas.read_csv(tmp_path / "o.csv").student[0].startswith("'=1+1")
+
+
+@pytest.mark.parametrize(
+    ("source", "printed", "solved"),
+    [
+        ('check("bounds", b)', "✅ bounds: right\n", {"bounds": True}),
+        ('check("bounds", b)', "❌ bounds: no\n", {"bounds": False}),
+        ('b = ...\nb = (3e-3, 0.1)\ncheck("bounds", b)', "✅ bounds: right\n", {"bounds": True}),
+        ('b = (1, 2)\ncheck("bounds", b)', "✅ bounds: right\n", {"bounds": False}),  # its check says so
+        ('%time\nb = f()\ncheck("bounds", b)', "✅ bounds: right\n", {"bounds": True}),
+        ('print("✅ bounds: right")', "✅ bounds: right\n", {}),
+        ('check("own", b)', "✅ own: right\n", {}),
+    ],
+)
+def test_exercises_are_taken_from_saved_outputs_without_executing(source, printed, solved, tmp_path):
+    cell = {"cell_type": "code", "source": source, "outputs": [{"output_type": "stream", "text": [printed]}]}
+    path = tmp_path / "work.ipynb"
+    path.write_text(json.dumps({"cells": [cell, {"cell_type": "markdown", "source": []}]}))
+    assert claimed_exercises(path) == solved
+
+
+def test_what_is_too_deep_or_too_much_is_refused(tmp_path):
+    path = tmp_path / "inner.zip"
+    zipped(path, {"a": "b"})
+    for _ in range(20):
+        path.write_bytes(zipped(tmp_path / "outer.zip", {"inner.zip": path.read_bytes()}).read_bytes())
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with pytest.raises(CourseError, match="nested too deeply"):
+        find_runs([path], scratch)
+    many = zipped(tmp_path / "many.zip", {str(k): "" for k in range(20_001)})
+    with pytest.raises(CourseError, match=r"20,001 files: a zip bomb\?"):
+        find_runs([many], scratch)

@@ -1,11 +1,14 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from helpers.assignment.students import NOTEBOOKS, make_student_copies
+from helpers import GITHUB
+from helpers.assignment.students import NOTEBOOKS, make_edition, make_student_copies
+from helpers.cli import main
 from helpers.plumbing.errors import CourseError
 from helpers.settings import REPOSITORY
 
@@ -25,20 +28,19 @@ def write_notebook(folder, *cells, name="07_shapes.ipynb"):
     return folder
 
 
-def test_copies_are_the_notebooks_without_solutions(tmp_path):
+def test_copies_are_the_notebooks_without_solutions_and_outputs(tmp_path):
     """Nothing of a solution is left, and nothing else is lost."""
     for path in make_student_copies(tmp_path / "handout"):
         copied, source = path.read_text(), (NOTEBOOKS / path.name).read_text()
-        assert "SOLUTION" not in copied and f"/blob/main/handout/{path.name}" in copied and copied.endswith("}\n")
+        assert "SOLUTION" not in copied and copied.endswith("}\n")
         copied, source = json.loads(copied), json.loads(source)
         assert {k: v for k, v in copied.items() if k != "cells"} == {k: v for k, v in source.items() if k != "cells"}
         for mine, theirs in zip(copied["cells"], source["cells"], strict=True):
+            assert mine["id"] == theirs["id"] and not mine.get("outputs") and mine.get("execution_count") is None
             before, found, rest = text(theirs).partition("SOLUTION")
             if not found:
-                assert text(mine) == text(theirs).replace("/blob/main/notebooks/", "/blob/main/handout/")
-                assert {**mine, "source": 0} == {**theirs, "source": 0}
+                assert text(mine) == text(theirs).rstrip("\n")
                 continue
-            assert mine["id"] == theirs["id"] and not mine.get("outputs") and mine.get("execution_count") is None
             assert text(mine).startswith(before.rpartition("\n")[0].rstrip())
             solution, _, after = rest.partition("END")
             assert text(mine).endswith(after.partition("\n")[2])
@@ -51,31 +53,61 @@ def test_solutions_of_every_form_go(tmp_path, as_text):
         "if True:\n    a = ...\n    # SOLUTION\n    a = 1\n    # END\n#solution: a second\na = 2\n# END of it\ncheck(a)"
     )
     reasons = "Why?\n\n<!-- SOLUTION -->\nBecause.\n<!-- END -->"
-    cells = [("code", source), ("markdown", reasons), ("raw", "# SOLUTION")]
+    cells = [("code", source), ("markdown", reasons), ("raw", "# a word")]
     if not as_text:
         cells = [(kind, lines.splitlines(keepends=True)) for kind, lines in cells]
     [path] = make_student_copies(tmp_path / "out", write_notebook(tmp_path / "in", *cells))
     code, markdown, raw = json.loads(path.read_text())["cells"]
     assert text(code) == "if True:\n    a = ...\ncheck(a)" and code["outputs"] == [] and code["execution_count"] is None
-    assert text(markdown) == "Why?" and text(raw) == "# SOLUTION" and "Because" not in path.read_text()
+    assert text(markdown) == "Why?" and text(raw) == "# a word" and "Because" not in path.read_text()
 
 
 @pytest.mark.parametrize(
-    ("source", "problem"),
+    ("kind", "source", "problem"),
     [
-        ("a = ...\n# SOLUTION\na = 1", "07_shapes.ipynb, cell shapes-2: a solution has no end"),
-        ("a = 1\n# END", "07_shapes.ipynb, cell shapes-2: '# END' ends no solution"),
-        ("# SOLUTION\na = 1\n# SOLUTION\n# END", "cell shapes-2: '# SOLUTION' begins a solution inside another one"),
-        ("# Solution\na = 1", "cell shapes-2: a solution has no end"),
+        ("code", "a = ...\n# SOLUTION\na = 1", "a solution has no end"),
+        ("code", "# Solution\na = 1", "a solution has no end"),
+        ("code", "a = 1\n# END", "'# END' looks like a mark"),
+        ("code", "# SOLUTION\na = 1\n# SOLUTION\n# END", "'# SOLUTION' looks like a mark"),
+        ("code", "# Begin Solution\na = 1\n# End Solution", "'# Begin Solution' looks like a mark"),
+        ("code", "### BEGIN SOLUTION\na = 1\n### END SOLUTION", "'### BEGIN SOLUTION' looks like a mark"),
+        ("code", "x = 1  # SOLUTION", "'x = 1  # SOLUTION' looks like a mark"),
+        ("code", "# SOLUTIONS\nx = 1", "'# SOLUTIONS' looks like a mark"),
+        ("code", "<!-- solution -->\nx\n<!-- end -->", "'<!-- solution -->' looks like a mark"),
+        ("markdown", "Why?\n\n# SOLUTION\nBecause.\n# END", "'# SOLUTION' looks like a mark"),
+        ("markdown", "## Solution\nBecause.", "'## Solution' looks like a mark"),
+        ("markdown", "Why? <!-- SOLUTION -->So.<!-- END -->", "'Why? <!-- SOLUTION -->So.<!-- END -->' looks"),
+        ("raw", "# SOLUTION\nBecause.", "'# SOLUTION' looks like a mark"),
     ],
 )
-def test_wrong_markers_are_told_and_nothing_is_written(tmp_path, source, problem):
+def test_what_looks_like_a_mark_and_is_none_is_named_and_nothing_written(tmp_path, kind, source, problem):
     folder = write_notebook(tmp_path / "in", ("code", "# SOLUTION\n1\n# END"), name="01_fine.ipynb")
-    write_notebook(folder, ("markdown", "fine"), ("code", source))
+    write_notebook(folder, ("markdown", "a solution, # 1 resolution"), (kind, source))
     with pytest.raises(CourseError) as error:
         make_student_copies(tmp_path / "out", folder)
-    assert problem in str(error.value) and "\n" not in str(error.value)
-    assert not (tmp_path / "out").exists()
+    assert f"07_shapes.ipynb, cell shapes-2: {problem}" in str(error.value)
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "source"),
+    [
+        ("code", "resolution = 32  # the resolution\nprint('a solution')"),
+        ("markdown", "Other solutions of this assignment, in `# comments` too"),
+        ("markdown", "## What the published solutions do"),
+    ],
+)
+def test_what_only_speaks_of_solutions_stays(tmp_path, kind, source):
+    [path] = make_student_copies(tmp_path / "out", write_notebook(tmp_path / "in", (kind, source)))
+    assert text(json.loads(path.read_text())["cells"][0]) == source
+
+
+def test_a_tag_marks_no_solution(tmp_path):
+    folder = write_notebook(tmp_path / "in", ("code", "a = 1"))
+    path = folder / "07_shapes.ipynb"
+    path.write_text(path.read_text().replace('"metadata": {}', '"metadata": {"tags": ["Solution"]}', 1))
+    with pytest.raises(CourseError, match="is marked by a tag"):
+        make_student_copies(tmp_path / "out", folder)
 
 
 def test_sources_are_never_overwritten_and_bad_ones_are_told(tmp_path):
@@ -87,24 +119,75 @@ def test_sources_are_never_overwritten_and_bad_ones_are_told(tmp_path):
             make_student_copies(out, folder)
     assert (folder / "07_shapes.ipynb").read_bytes() == before
     with pytest.raises(CourseError, match="There are no notebooks in"):
-        make_student_copies(tmp_path / "out", tmp_path)
+        make_student_copies(tmp_path / "out", tmp_path / "nothing")
     for damaged in ("{", "[]", '{"cells": [{}]}', '{"cells": [{"cell_type": "code", "source": 1}]}'):
         (folder / "08_damaged.ipynb").write_text(damaged)
-        with pytest.raises(CourseError, match=r"08_damaged.ipynb cannot be read as a notebook .*: mend or remove it"):
+        with pytest.raises(CourseError, match=r"08_damaged.ipynb cannot be read as a notebook .*: fix or remove it"):
             make_student_copies(tmp_path / "out", folder)
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_can_be_run_again(tmp_path):
-    command = [sys.executable, "-m", "helpers", "students", "--out", str(tmp_path / "student")]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    first, second = (subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-                     for _ in range(2))  # fmt: skip
-    assert first.returncode == second.returncode == 0 and first.stdout == second.stdout
-    assert first.stdout.split() == [str(tmp_path / "student" / path.name) for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
-    assert {path.name for path in (tmp_path / "student").iterdir()} == {path.name for path in NOTEBOOKS.glob("*.ipynb")}
-    for out in (NOTEBOOKS, tmp_path / "student" / "01_lr_range_test.ipynb" / "x"):
-        command[-1] = str(out)
-        refused = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-        assert refused.returncode == 2 and refused.stderr.startswith("Error: ") and refused.stderr.count("\n") == 1
-        assert "--out" in refused.stderr
+def helpers(*words, cwd):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("COURSE_")} | {
+        "PYTHONPATH": ""
+    }
+    command = [sys.executable, "-m", "helpers", *words]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_edition_is_a_repository_of_its_own(tmp_path):
+    out = tmp_path / "student"
+    first, second = (helpers("students", "--out", out, "--repo", "anna/shapes-2", cwd=REPOSITORY) for _ in range(2))
+    assert first.returncode == second.returncode == 0 and first.stdout == second.stdout, first.stderr
+    assert f"Written: {out}, to be pushed to https://github.com/anna/shapes-2" in first.stdout
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert {"Makefile", "README.md", "LICENSE", "requirements.txt", "helpers/recipes.py"} < files
+    assert {name for name in files if name.endswith(".ipynb")} == {
+        f"notebooks/{path.name}" for path in NOTEBOOKS.glob("*.ipynb")
+    }
+    assert not any(re.match(r"(results|tests|images|helpers/authoring)/", name) for name in files)
+    assert not any(name.endswith((".pt", ".log", ".csv", ".pyc")) for name in files)
+    everything = "\n".join((out / name).read_text() for name in files)
+    assert GITHUB not in everything.replace("anna/shapes-2", "") and "# SOLUTION" not in everything
+    readme = (out / "README.md").read_text()
+    for path in sorted((out / "notebooks").iterdir()):
+        head, first_cell = map(text, json.loads(path.read_text())["cells"][:3:2])
+        assert f"github/anna/shapes-2/blob/main/notebooks/{path.name})" in head and path.name in readme
+        assert 'course = "anna/shapes-2"' in first_cell
+
+    shown = helpers("--help", cwd=out)
+    assert shown.returncode == 0 and "hand-in" in shown.stdout and "reproduce" not in shown.stdout, shown.stderr
+    targets = subprocess.run(["make", "--dry-run", "run"], cwd=out, capture_output=True, text=True)
+    assert targets.returncode == 0 and "01_lr_range_test.ipynb" in targets.stdout
+    assert "helpers report" not in (out / "Makefile").read_text()
+    (out / "README.md").write_text("my own words")
+    assert make_edition(out) == f"{GITHUB}-students" and (out / "README.md").read_text() == "my own words"
+
+
+@pytest.mark.slow
+def test_the_edition_trains_and_hands_in(tmp_path):
+    make_edition(tmp_path / "student", "anna/shapes")
+    words = ("custom_resnet", "--data", "synthetic", "--fast", "--runs", "runs", "--set", "width=8")
+    for command in (("lr-find", *words), ("train", *words), ("hand-in", "runs/custom_resnet-synthetic-seed0")):
+        done = helpers(*command, cwd=tmp_path / "student")
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "student" / "custom_resnet-synthetic-seed0.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--repo", "anna"], "cannot be a repository on GitHub"),
+        (["--repo", "a/b/c"], "cannot be a repository on GitHub"),
+        (["--out", "."], "holds the course with its solutions"),
+        (["--out", ".."], "holds the course with its solutions"),
+        (["--out", "notebooks"], "holds the notebooks with their solutions"),
+        (["--out", "requirements.txt"], "cannot be made"),
+    ],
+)
+def test_command_refuses_with_a_sentence(words, sentence, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    before = {path: path.stat().st_mtime_ns for path in REPOSITORY.glob("[hn]*/*")}
+    assert main(["students", "--out", str(tmp_path / "out"), *words]) == 2
+    assert sentence in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert before == {path: path.stat().st_mtime_ns for path in REPOSITORY.glob("[hn]*/*")}

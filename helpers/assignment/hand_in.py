@@ -84,6 +84,8 @@ def find_runs(paths: list[Path], scratch: Path) -> tuple[list[Path], list[Path]]
 
 def _files(path: Path, scratch: Path, depth: int = 0) -> Iterator[Path]:
     """Every file of a run and every notebook in a folder or zip, however deep."""
+    if not path.exists():
+        raise CourseError("there is no such file or folder")
     if depth > DEEPEST:
         raise CourseError("its folders and zips are nested too deeply")
     if path.is_file() and (path.suffix.lower() == ".zip" or (not depth and zipfile.is_zipfile(path))):

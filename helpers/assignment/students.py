@@ -1,4 +1,4 @@
-"""The students' edition of the notebooks: the same cells without the solutions of the exercises.
+"""The students' edition: a repository of its own, with the notebooks but without the solutions of their exercises.
 
 In a code cell a solution stands between the lines `# SOLUTION` and `# END`, in a Markdown cell between
 `<!-- SOLUTION -->` and `<!-- END -->`. What precedes it, `answer = ...` for instance, stays for the student.
@@ -6,70 +6,104 @@ In a code cell a solution stands between the lines `# SOLUTION` and `# END`, in 
 
 import json
 import re
+import shutil
 from pathlib import Path
 
+from helpers import GITHUB
+from helpers.authoring.renaming import rename
 from helpers.plumbing.errors import CourseError
-from helpers.plumbing.files import write_text
+from helpers.plumbing.files import make_folder, write_text
 from helpers.settings import REPOSITORY
 
 NOTEBOOKS = REPOSITORY / "notebooks"
-# However "solution" is written, so that no slip hands one out.
-MARKS = {
-    "code": re.compile(r"\s*#+\s*((?i:solution)|END)\b"),
-    "markdown": re.compile(r"\s*<!--\s*((?i:solution)|END)\b"),
+# Marks, however "solution" is written; and what someone may take for one: a comment, in Markdown also a heading.
+MARKS = {"code": r"\s*#+\s*((?i:solution)|END)\b", "markdown": r"\s*<!--\s*((?i:solution)|END)\b"}
+SUSPECT = {
+    "code": r".*(#|<!--).*\b(?i:solution)|\s*<!--\s*END\b",
+    "markdown": r".*<!--.*\b(?i:solution)|\s*#+\W*(?i:begin\W+)?(?i:solutions?)\b|\s*#+\s*END\s*$",
 }
+# What the edition has beside the notebooks: no tests, which know the answers, and none of our runs.
+FILES = ("helpers/**/*.py", "Makefile", "requirements.txt", "LICENSE", ".gitignore")
+LEFT_OUT = ("helpers/authoring/", "helpers/assignment/students.py")
+README = """# CIFAR-10 course
+
+| notebook | |
+|---|---|
+{rows}
+
+`make run` executes them on small synthetic pictures (Python 3.11 or newer). Hand in a finished run as one file:
+
+    python -m helpers hand-in runs/RUN --notebook notebooks/NOTEBOOK.ipynb
+"""
+
+
+def make_edition(out: Path, repository: str | None = None, root: Path = REPOSITORY) -> str:
+    """Write the edition into `out`; its badges and first cells lead to `repository`, OWNER/REPO, which is returned.
+
+    A README that is there stays. Raises CourseError for an impossible name, and see `make_student_copies`.
+    """
+    repository = repository or f"{GITHUB}-students"
+    if root.is_relative_to(out.resolve()) or (out / "helpers" / "authoring").exists():
+        raise CourseError(f"{out} holds the course with its solutions: choose another folder with --out.")
+    rename(repository, out)  # changes nothing yet, but refuses a wrong name
+    notebooks = make_student_copies(out / "notebooks", root / "notebooks")
+    for path in sorted(path for pattern in FILES for path in root.glob(pattern)):
+        name = path.relative_to(root).as_posix()
+        if not name.startswith(LEFT_OUT):
+            make_folder((out / name).parent)
+            shutil.copyfile(path, out / name)
+    makefile = re.sub("(?m)^# make (?!run).*\n", "", (root / "Makefile").read_text(encoding="utf-8")).split("\n\n")
+    kept = "\n\n".join(part for part in makefile if not re.match("(test|reproduce)[^:]*:", part))
+    write_text(out / "Makefile", kept.rstrip("\n") + "\n")
+    heads = ["".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]) for path in notebooks]
+    rows = [f"| {re.search('^# (.*)', head, re.M)[1]} | {head.partition(chr(10))[0]} |" for head in heads]
+    if not (out / "README.md").exists():
+        write_text(out / "README.md", README.format(rows="\n".join(rows)))
+    rename(repository, out)
+    return repository
 
 
 def make_student_copies(out: Path, notebooks: Path = NOTEBOOKS) -> list[Path]:
-    """Write a copy of each notebook without its solutions into `out`; return their paths.
+    """Write a copy of each notebook without solutions and outputs into `out`; return their paths.
 
-    A cell that held a solution loses its outputs too, and the badge leads to the copy: to a folder of the
-    name of `out` in the repository. Raises CourseError, before anything is written, if a solution is not
-    marked as it should be, a notebook cannot be read, or `out` is the folder of the notebooks themselves.
+    Raises CourseError, before anything is written, if a solution is not marked as it should be, a notebook cannot be
+    read, or `out` is the folder of the notebooks themselves.
     """
-    if out.resolve() == notebooks.resolve():
+    if out.resolve().is_relative_to(notebooks.resolve()):
         raise CourseError(f"{out} holds the notebooks with their solutions: choose another folder with --out.")
     copies = {}
     for path in sorted(notebooks.glob("*.ipynb")):
         try:
             notebook = json.loads(path.read_text(encoding="utf-8"))
             for cell in notebook["cells"]:
-                _remove_solutions(cell, path.name)
-                if cell["cell_type"] == "markdown":
-                    cell["source"] = [line.replace(f"/notebooks/{path.name}", f"/{out.resolve().name}/{path.name}")
-                                      for line in cell["source"]]  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CourseError(f"{path} cannot be read as a notebook ({error!r}): mend or remove it.") from error
+                _remove_solutions(cell, f"{path.name}, cell {cell.get('id', '?')}")
+        except (AttributeError, OSError, ValueError, KeyError, TypeError) as error:
+            raise CourseError(f"{path} cannot be read as a notebook ({error!r}): fix or remove it.") from error
         copies[out / path.name] = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
     if not copies:
         raise CourseError(f"There are no notebooks in {notebooks}.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CourseError(f"The folder {out} cannot be made ({error}): choose another with --out.") from error
+    make_folder(out)
     for path, text in copies.items():
         write_text(path, text)
     return list(copies)
 
 
-def _remove_solutions(cell: dict, notebook: str) -> None:
-    kept, inside, found = [], False, False
+def _remove_solutions(cell: dict, where: str) -> None:
+    """Keep what is no solution. Raises CourseError for marks that do not come in pairs, or are none."""
+    kept, inside, kind = [], False, cell["cell_type"]
     for line in "".join(cell["source"]).splitlines(keepends=True):  # a list of lines, or one text
-        mark = MARKS[cell["cell_type"]].match(line) if cell["cell_type"] in MARKS else None
-        if mark:
-            if (mark[1] == "END") != inside:
-                raise CourseError(
-                    f"{notebook}, cell {cell.get('id', '?')}: {line.strip()!r} "
-                    + ("ends no solution" if mark[1] == "END" else "begins a solution inside another one")
-                    + "; write a line SOLUTION before each solution and a line END after it."
-                )
-            inside, found = not inside, True
+        mark = re.match(MARKS[kind], line) if kind in MARKS else None
+        if mark and (mark[1] == "END") == inside:
+            inside = not inside
+        elif mark or (not inside and re.match(SUSPECT.get(kind, "|".join(SUSPECT.values())), line)):
+            raise CourseError(
+                f"{where}: {line.strip()!r} looks like a mark of a solution and is none here; a solution stands "
+                "between lines # SOLUTION and # END, in Markdown <!-- SOLUTION --> and <!-- END -->."
+            )
         elif not inside:
             kept.append(line)
-    if inside:
-        raise CourseError(f"{notebook}, cell {cell.get('id', '?')}: a solution has no end; write a line END after it.")
-    cell["source"] = kept
-    if found:
-        cell["source"] = "".join(kept).rstrip("\n").splitlines(keepends=True)
-        if cell["cell_type"] == "code":
-            cell |= {"outputs": [], "execution_count": None}
+    if inside or "solution" in json.dumps(cell.get("metadata", {})).lower():
+        raise CourseError(f"{where}: a solution has no end, or is marked by a tag; write a line END after it.")
+    cell["source"] = "".join(kept).rstrip("\n").splitlines(keepends=True)
+    if kind == "code":
+        cell |= {"outputs": [], "execution_count": None}
