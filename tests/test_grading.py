@@ -234,6 +234,7 @@ def test_a_class_of_thirty(trained, pictures_of_colours, tmp_path, capsys, monke
     solved = {"cell_type": "code", "source": 'check("bounds", b)', "outputs": [{"text": "✅ bounds: right\n"}]}
     still_open = {"cell_type": "code", "source": ["b = ...\n", 'check("sweep", b)'], "outputs": []}
     honest = ["Anna", "Bela Kiss", "चंद्र", "李明", "dora_1 (1)", "emil", "fay", "gus", "hal"]
+    shutil.copytree(trained[0], room / honest[0] / trained[0].name)  # unpacked beside its zip
     for k, (name, folder) in enumerate(zip(honest, trained, strict=False)):
         if k % 4 == 0:
             pack(folder, room / f"{name}.zip")
@@ -258,7 +259,7 @@ def test_a_class_of_thirty(trained, pictures_of_colours, tmp_path, capsys, monke
         shutil.copy(recorded / "history.csv", folder / "history.csv")
 
     tamper("t01 copied run", reseed, source=recorded)
-    verdicts["t01 copied run"] = f"weights and tables are those of the recorded results/{recorded.name}, but for th"
+    verdicts["t01 copied run"] = f"weights and tables are those of the recorded results/{recorded.name}, but for "
     for kind in ("summary", "log", "rates", "smoothing", "network", "other recipe", "no weights"):
         tamper(f"t02 {kind}", TAMPERED[kind][0])
         verdicts[f"t02 {kind}"] = TAMPERED[kind][1]
@@ -267,7 +268,7 @@ def test_a_class_of_thirty(trained, pictures_of_colours, tmp_path, capsys, monke
     shutil.copy(room / "emil.zip", room / "t04 copy.zip")
     verdicts |= {"t04 copy": "weights and tables are those of emil", "emil": "and tables are those of t04 copy"}
     tamper("t05 reseeded copy", reseed, source=trained[6])
-    verdicts |= {"t05 reseeded copy": "of fay, but for the seed, 77 and 6", "fay": "of t05 reseeded copy, but for the"}
+    verdicts |= {"t05 reseeded copy": "of fay, but for the seed 6", "fay": "of t05 reseeded copy, but for the seed 77"}
     zipped(room / "t06 empty.zip", {})
     (room / "t06 empty folder").mkdir()
     verdicts |= dict.fromkeys(("t06 empty", "t06 empty folder"), "empty: no run and no notebook in it")

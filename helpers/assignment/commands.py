@@ -55,6 +55,9 @@ def run_check(options: argparse.Namespace) -> int:
     runs = [path for path in paths if not (path / "lr_find.json").exists()]  # that is looked at with its run
     if not runs:
         raise CourseError(f"{paths[0]} is a range test: name the folder of the run beside it.")
+    table = settings.folder(options.csv) if options.csv else None
+    if table and (table.is_dir() or not table.absolute().parent.is_dir()):
+        raise CourseError(f"--csv has to name a file in a folder that is there, not {table}.")
     grades = grade(_by_student(runs), options.data)
     if len(grades) == 1 and grades[0].demands:
         run = grades[0].run
@@ -62,9 +65,9 @@ def run_check(options: argparse.Namespace) -> int:
         print(_printable("\n".join(lines)))
     rows = [_row(each) for each in grades]
     print(_printable(_table(grades, rows)))
-    if options.csv:
-        write_text(settings.folder(options.csv), _as_csv(rows))
-        print(f"Written: {options.csv}")
+    if table:
+        write_text(table, _as_csv(rows))
+        print(f"Written: {table}")
     return max(each.status for each in grades)
 
 
@@ -83,7 +86,7 @@ def _row(grade) -> dict[str, object]:
     return {
         "student": grade.student,
         "recipe": run.recipe.name if run else "",
-        "seed": run.config["seed"] if run else "",
+        "seed": grade.seed,
         "integrity": grade.integrity,
         "accuracy claimed": run.summary["reported"]["test_acc"] if run else "",
         "accuracy measured": "" if grade.measured is None else grade.measured,

@@ -15,7 +15,6 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -59,6 +58,10 @@ class Grade:
     losses: frozenset = frozenset()  # of every epoch; no two trainings share them
 
     @property
+    def seed(self) -> object:
+        return self.run.config["seed"] if self.run else ""
+
+    @property
     def integrity(self) -> str:
         return self.unusable or "; ".join(self.problems) or "ok"
 
@@ -82,14 +85,20 @@ def grade(hand_ins: dict[str, list[Path]], source: str | None = None) -> list[Gr
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         graded = pool.map(partial(_grade_student, source=source), hand_ins, hand_ins.values())
         grades = [each for some in progress_bar(graded, "Grading", len(hand_ins), "hand-in") for each in some]
-    folders = sorted(path.parent for path in REPOSITORY.glob("results/*/summary.json"))
-    recorded = [Grade(f"the recorded results/{folder.name}", folder) for folder in folders]
+    names = sorted(path.parent for path in REPOSITORY.glob("results/*/summary.json"))
+    recorded = [Grade(f"the recorded results/{folder.name}", folder) for folder in names]
     for each in recorded:
-        _open_run(each)
-    for one, other in combinations([*grades, *recorded], 2):
-        _compare(one, other)
-    for each in grades:
-        each.demands = [] if each.problems else each.demands  # no count of what may be another's
+        with contextlib.suppress(CourseError, *DAMAGE):
+            _open_run(each)
+    for mine in grades:
+        copies = {}
+        for theirs in (*grades, *recorded):
+            copies.setdefault(_shared(mine, theirs), []).append(theirs)
+        for what in filter(None, copies):
+            seeds = ["" if each.seed == mine.seed else f", but for the seed {each.seed}" for each in copies[what]]
+            named = " and ".join(each.student + seed for each, seed in zip(copies[what], seeds, strict=True))
+            mine.problems.append(f"its {what} are those of {named}")
+        mine.demands = [] if mine.problems else mine.demands  # no count of what may be another's
     return sorted(grades, key=lambda each: each.student.casefold())
 
 
@@ -100,47 +109,51 @@ def _grade_student(student: str, paths: list[Path], source: str | None) -> list[
             claims = {name: right for path in notebooks for name, right in claimed_exercises(path).items()}
         except (CourseError, *DAMAGE) as error:
             return [Grade(student, unusable=str(error))]
-        grades = [Grade(student, folder, exercises=claims) for folder in folders]
-        for each in grades:
-            try:
-                _open_run(each)
-                if not each.unusable:
-                    _grade_run(each, source)
-            except CourseError as error:
-                each.unusable = str(error)
-            except DAMAGE as error:
-                each.unusable = f"{each.folder.name} is damaged ({error!r})"
+        grades = [_grade_run(Grade(student, folder, exercises=claims), source) for folder in folders]
+    if not grades:
         nothing = "no run, only a notebook" if notebooks else "empty: no run and no notebook in it"
-        return grades or [Grade(student, unusable=nothing, exercises=claims)]
+        return [Grade(student, unusable=nothing, exercises=claims)]
+    return list({(each.folder.name, each.weights, each.losses): each for each in grades}.values())  # packed twice
+
+
+def _grade_run(grade: Grade, source: str | None) -> Grade:
+    try:
+        _open_run(grade)
+        grade.problems += find_problems(grade.run)
+        if source and not grade.problems:
+            with ONE_AT_A_TIME:
+                _measure(grade, source)
+        if not grade.problems:
+            grade.demands = [*checklist(grade.run), *_galleries(grade.run)]
+    except CourseError as error:
+        grade.unusable = _without_advice(error, grade.folder)
+    except DAMAGE as error:
+        grade.unusable = f"{grade.folder.name} is damaged ({error!r})"
+    return grade
 
 
 def _open_run(grade: Grade) -> None:
-    """Read a run, and what identifies it."""
+    """Read a run, and what identifies it. Raises CourseError if it is damaged."""
     missing = [name for name in NEEDED if not (grade.folder / name).exists()]
     if missing:
-        grade.unusable = f"{', '.join(missing)} missing: the run was not finished, or not handed in whole"
-        return
-    try:
-        grade.run = load_run(grade.folder)
-        history = grade.run.history
-        grade.losses = frozenset(zip(history["train_loss"], history["test_loss"], strict=True))
-        grade.weights = _check_weights(grade.run, grade.problems)
-    except CourseError as error:
-        grade.unusable = _without_advice(error, grade.folder)
+        raise CourseError(f"{', '.join(missing)} missing: the run was not finished, or not handed in whole")
+    grade.run = load_run(grade.folder)
+    columns = (grade.run.history[key] for key in ("train_loss", "test_loss"))
+    grade.losses = frozenset(zip(*columns, strict=True))
+    grade.weights = _check_weights(grade.run, grade.problems)
 
 
 def _without_advice(error: CourseError, folder: Path) -> str:
     return ADVICE.sub("", str(error).replace(f"{folder}{os.sep}", "").replace(str(folder), folder.name))
 
 
-def _grade_run(grade: Grade, source: str | None) -> None:
-    run = grade.run
-    grade.problems += find_problems(run)
-    if source and not grade.problems:
-        with ONE_AT_A_TIME:
-            _measure(grade, source)
-    if not grade.problems:
-        grade.demands = [*checklist(run), *_galleries(run)]
+def _shared(one: Grade, other: Grade) -> str:
+    """What the runs of two students, or of one and a recorded one, have in common."""
+    if one.student == other.student or one.folder == other.folder:
+        return ""
+    same = ["weights"] if one.weights and one.weights == other.weights else []
+    epochs = len(one.losses & other.losses)
+    return " and ".join(same + (["tables"] if epochs and 2 * epochs >= min(len(one.losses), len(other.losses)) else []))
 
 
 def find_problems(run: Run) -> list[str]:
@@ -224,19 +237,6 @@ def _check_weights(run: Run, problems: list[str]) -> str:
     for _, value in sorted(weights.items()):
         digest.update((value.half() if value.is_floating_point() else value).contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _compare(one: Grade, other: Grade) -> None:
-    """Add to the problems of two students' runs, or of one and a recorded one, if they are the same."""
-    if one.student == other.student or one.folder == other.folder:
-        return
-    shared = len(one.losses & other.losses)
-    same = ["weights"] if one.weights and one.weights == other.weights else []
-    same += ["tables"] if shared and 2 * shared >= min(len(one.losses), len(other.losses)) else []
-    for mine, theirs in ((one, other), (other, one)) if same else ():
-        seeds = mine.run.config["seed"], theirs.run.config["seed"]
-        but = f", but for the seed, {seeds[0]} and {seeds[1]}" if seeds[0] != seeds[1] else ""
-        mine.problems.append(f"its {' and '.join(same)} are those of {theirs.student}{but}")
 
 
 def _galleries(run: Run) -> list[Demand]:
