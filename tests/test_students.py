@@ -139,7 +139,7 @@ def test_edition_is_a_repository_of_its_own(tmp_path):
     out = tmp_path / "student"
     first, second = (helpers("students", "--out", out, "--repo", "anna/shapes-2", cwd=REPOSITORY) for _ in range(2))
     assert first.returncode == second.returncode == 0 and first.stdout == second.stdout, first.stderr
-    assert f"Written: {out}, to be pushed to https://github.com/anna/shapes-2" in first.stdout
+    assert first.stdout.startswith(f"Written: {out}. Its badges and") and "github.com/anna/shapes-2:" in first.stdout
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert {"Makefile", "README.md", "LICENSE", "requirements.txt", "helpers/recipes.py"} < files
     assert {name for name in files if name.endswith(".ipynb")} == {
@@ -161,7 +161,8 @@ def test_edition_is_a_repository_of_its_own(tmp_path):
     assert targets.returncode == 0 and "01_lr_range_test.ipynb" in targets.stdout
     assert "helpers report" not in (out / "Makefile").read_text()
     (out / "README.md").write_text("my own words")
-    assert make_edition(out) == f"{GITHUB}-students" and (out / "README.md").read_text() == "my own words"
+    make_edition(out, "anna/shapes-3")
+    assert (out / "README.md").read_text() == "my own words" and "shapes-3" in (out / "helpers/__init__.py").read_text()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The assignments' demands, each checked against what a run recorded and what its network is made of."""
 
 import glob
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,16 +45,15 @@ class Demand:
 def checklist(run: Run) -> list[Demand]:
     """The demands of the run's assignment, in its order. Raises CourseError if it is unfinished or belongs to none."""
     run.check_finished()
-    demands = ASSIGNMENTS[assignment(run.recipe)]
     with torch.device("meta"):  # layers and shapes, no weights
         model = make_model(run.recipe, len(run.config["data"]["classes"]))
-    return [Demand(text, *check(run, model)) for text, check in demands]
+    return [Demand(text, *check(run, model)) for text, check in ASSIGNMENTS[assignment(run.recipe)]]
 
 
 def assignment(recipe: Recipe) -> str:
-    """The name of the assignment that a run is judged by: what `helpers.recipes` says of the recipe of its name.
+    """The assignment that helpers/recipes.py names for the recipe of this name, whatever values were changed.
 
-    So no change of its values turns it into another assignment's. Raises CourseError if it belongs to none.
+    Raises CourseError if it belongs to none.
     """
     if recipe.about.assignment not in ASSIGNMENTS:
         raise CourseError(f"{recipe.name} belongs to no assignment of this course (its About in helpers/recipes.py).")
@@ -108,12 +108,10 @@ def _channels(by_size: dict[int, list[int]], run: Run, model: nn.Module) -> tupl
 def _custom_blocks(run: Run, model: nn.Module) -> tuple[bool, str]:
     kinds = [type(m).__name__ for m in model.modules() if not list(m.children())]
     pooled, plain = ["Conv2d", "MaxPool2d", "BatchNorm2d", "ReLU"], ["Conv2d", "BatchNorm2d", "ReLU"]
-    residual = pooled + plain + plain
-    expected = plain + residual + pooled + residual + ["MaxPool2d", "Linear"]
+    expected = plain + pooled + 2 * plain + 2 * pooled + 2 * plain + ["MaxPool2d", "Linear"]
     kernels, last = {m.kernel_size for m in _convolutions(model)}, getattr(model.pool, "kernel_size", "adaptive")
-    listed = "as listed" if kinds == expected else "not as listed"
-    evidence = f"{len(kinds)} layers {listed}, kernels {sorted(kernels)}, last pooling {last}"
-    return kinds == expected and kernels == {(3, 3)} and last == 4, evidence
+    evidence = f"{len(kinds)} layers {'as' if kinds == expected else 'not as'} listed, kernels {sorted(kernels)}"
+    return kinds == expected and kernels == {(3, 3)} and last == 4, f"{evidence}, last pooling {last}"
 
 
 def _only_norm(wanted: str, run: Run, model: nn.Module) -> tuple[bool, str]:
@@ -133,8 +131,8 @@ def _parameters(for_ten: int, run: Run, model: nn.Module) -> tuple[bool, str]:
 
 def _logits(run: Run, model: nn.Module) -> tuple[bool, str]:
     softmax = sum(isinstance(m, nn.Softmax | nn.LogSoftmax) for m in model.modules())
-    met = run.recipe.loss == "cross_entropy" and not softmax
-    return met, f"loss: {run.recipe.loss}, softmax layers in the network: {softmax}"
+    evidence = f"loss: {run.recipe.loss}, softmax layers in the network: {softmax}"
+    return run.recipe.loss == "cross_entropy" and not softmax, evidence
 
 
 def _epochs(wanted: int, run: Run, model: nn.Module) -> tuple[bool, str]:
@@ -143,9 +141,8 @@ def _epochs(wanted: int, run: Run, model: nn.Module) -> tuple[bool, str]:
 
 def range_tests(folder: Path) -> list[Path]:
     """The range tests beside a run folder, of any seed."""
-    name = folder.name.rpartition("-seed")[0]
-    beside = f"{glob.escape(name)}-seed*" if name else glob.escape(folder.name)
-    return sorted(folder.parent.glob(f"{beside}-lr-find/lr_find.json"))
+    name = re.sub(r"(?<=-seed)\d+$", "*", glob.escape(folder.name))
+    return sorted(folder.parent.glob(f"{name}-lr-find/lr_find.json"))
 
 
 def _found(run: Run, model: nn.Module) -> tuple[bool, str]:
@@ -158,8 +155,8 @@ def _found(run: Run, model: nn.Module) -> tuple[bool, str]:
     if not tests:
         return False, f"{used}, no range test beside the run"
     swept, images = swept_values(run.config["recipe"]), run.config["data"]["fingerprint"]
-    same = [test for test in tests if swept_values(test.settings["recipe"]) == swept]
-    same = [test for test in same if test.settings["data"]["fingerprint"] == images]
+    of_data = [test for test in tests if test.settings["data"]["fingerprint"] == images]
+    same = [test for test in of_data if swept_values(test.settings["recipe"]) == swept]
     met = [test for test in same if (test.lr_min, test.lr_max) == (schedule.lr_min, schedule.lr_max)]
     found = (met or same or tests)[0]
     whose = f"this recipe and data, seed {found.settings['seed']}," if same else "another recipe or other data"

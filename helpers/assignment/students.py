@@ -1,4 +1,4 @@
-"""The students' edition: a repository of its own, with the notebooks but without the solutions of their exercises.
+"""The students' edition: a repository of its own, without the solutions of the notebooks' exercises.
 
 In a code cell a solution stands between the lines `# SOLUTION` and `# END`, in a Markdown cell between
 `<!-- SOLUTION -->` and `<!-- END -->`. What precedes it, `answer = ...` for instance, stays for the student.
@@ -9,7 +9,6 @@ import re
 import shutil
 from pathlib import Path
 
-from helpers import GITHUB
 from helpers.authoring.renaming import rename
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import make_folder, write_text
@@ -22,14 +21,12 @@ SUSPECT = {
     "code": r".*(#|<!--).*\b(?i:solution)|\s*<!--\s*END\b",
     "markdown": r".*<!--.*\b(?i:solution)|\s*#+\W*(?i:begin\W+)?(?i:solutions?)\b|\s*#+\s*END\s*$",
 }
-# What the edition has beside the notebooks: no tests, which know the answers, and none of our runs.
-FILES = ("helpers/**/*.py", "Makefile", "requirements.txt", "LICENSE", ".gitignore")
-LEFT_OUT = ("helpers/authoring/", "helpers/assignment/students.py")
+# What the edition is without: tests know the answers, results/ and images/ are of our runs.
+LEFT_OUT = shutil.ignore_patterns("authoring", "students.py", "__pycache__")
+FILES = ("Makefile", "requirements.txt", "LICENSE", ".gitignore")
 README = """# CIFAR-10 course
 
-| notebook | |
-|---|---|
-{rows}
+{notebooks}
 
 `make run` executes them on small synthetic pictures (Python 3.11 or newer). Hand in a finished run as one file:
 
@@ -37,37 +34,30 @@ README = """# CIFAR-10 course
 """
 
 
-def make_edition(out: Path, repository: str | None = None, root: Path = REPOSITORY) -> str:
-    """Write the edition into `out`; its badges and first cells lead to `repository`, OWNER/REPO, which is returned.
+def make_edition(out: Path, repository: str, root: Path = REPOSITORY) -> None:
+    """Write the edition into `out`; its badges and first cells lead to `repository`, OWNER/REPO.
 
     A README that is there stays. Raises CourseError for an impossible name, and see `make_student_copies`.
     """
-    repository = repository or f"{GITHUB}-students"
     if root.is_relative_to(out.resolve()) or (out / "helpers" / "authoring").exists():
         raise CourseError(f"{out} holds the course with its solutions: choose another folder with --out.")
     rename(repository, out)  # changes nothing yet, but refuses a wrong name
     notebooks = make_student_copies(out / "notebooks", root / "notebooks")
-    for path in sorted(path for pattern in FILES for path in root.glob(pattern)):
-        name = path.relative_to(root).as_posix()
-        if not name.startswith(LEFT_OUT):
-            make_folder((out / name).parent)
-            shutil.copyfile(path, out / name)
-    makefile = re.sub("(?m)^# make (?!run).*\n", "", (root / "Makefile").read_text(encoding="utf-8")).split("\n\n")
-    kept = "\n\n".join(part for part in makefile if not re.match("(test|reproduce)[^:]*:", part))
-    write_text(out / "Makefile", kept.rstrip("\n") + "\n")
-    heads = ["".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]) for path in notebooks]
-    rows = [f"| {re.search('^# (.*)', head, re.M)[1]} | {head.partition(chr(10))[0]} |" for head in heads]
+    shutil.copytree(root / "helpers", out / "helpers", ignore=LEFT_OUT, dirs_exist_ok=True)
+    for path in filter(Path.exists, (root / name for name in FILES)):
+        shutil.copyfile(path, out / path.name)
+    ours = r"(?ms)^# make (?!run)[^\n]*\n|^(test|reproduce)[^\n:]*:.*?(\n\n|\Z)"  # targets that need what is left out
+    write_text(out / "Makefile", re.sub(ours, "", (root / "Makefile").read_text(encoding="utf-8")))
     if not (out / "README.md").exists():
-        write_text(out / "README.md", README.format(rows="\n".join(rows)))
+        links = "\n".join(f"- [{path.stem}](notebooks/{path.name})" for path in notebooks)
+        write_text(out / "README.md", README.format(notebooks=links))
     rename(repository, out)
-    return repository
 
 
 def make_student_copies(out: Path, notebooks: Path = NOTEBOOKS) -> list[Path]:
     """Write a copy of each notebook without solutions and outputs into `out`; return their paths.
 
-    Raises CourseError, before anything is written, if a solution is not marked as it should be, a notebook cannot be
-    read, or `out` is the folder of the notebooks themselves.
+    Raises CourseError, before anything is written, for wrong marks, unreadable notebooks, and `out` inside `notebooks`.
     """
     if out.resolve().is_relative_to(notebooks.resolve()):
         raise CourseError(f"{out} holds the notebooks with their solutions: choose another folder with --out.")
@@ -89,7 +79,7 @@ def make_student_copies(out: Path, notebooks: Path = NOTEBOOKS) -> list[Path]:
 
 
 def _remove_solutions(cell: dict, where: str) -> None:
-    """Keep what is no solution. Raises CourseError for marks that do not come in pairs, or are none."""
+    """Raises CourseError for marks that do not come in pairs, and for what only looks like one."""
     kept, inside, kind = [], False, cell["cell_type"]
     for line in "".join(cell["source"]).splitlines(keepends=True):  # a list of lines, or one text
         mark = re.match(MARKS[kind], line) if kind in MARKS else None

@@ -33,7 +33,8 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         help="write the students' edition: a repository of its own, without solutions and recorded runs",
     )
     students.add_argument("--out", default="student", metavar="DIR", help="its folder (default: %(default)s)")
-    students.add_argument("--repo", metavar="OWNER/REPO", help="its name on GitHub, where badges and first cells lead")
+    students.add_argument("--repo", default=f"{GITHUB}-students", metavar="OWNER/REPO",
+                          help="on GitHub, where its badges and first cells lead (default: %(default)s)")  # fmt: skip
     rename = commands.add_parser("rename", help="set the name of your own GitHub repository in badges and notebooks")
     rename.add_argument("name", metavar="OWNER/REPO", help="as in github.com/OWNER/REPO")
 
@@ -111,9 +112,10 @@ def run_rename(options: argparse.Namespace) -> None:
 def run_students(options: argparse.Namespace) -> None:
     from helpers.assignment.students import make_edition
 
-    out = settings.folder(options.out)
-    repository = make_edition(out, options.repo)
-    print(f"Written: {out}, to be pushed to https://github.com/{repository}, where its badges and first cells lead.")
+    make_edition(settings.folder(options.out), options.repo)
+    print(
+        f"Written: {options.out}. Its badges and first cells lead to https://github.com/{options.repo}: push it there."
+    )
 
 
 def _in_the_repository(command: Callable) -> Callable:
