@@ -79,7 +79,7 @@ def find_runs(paths: list[Path], scratch: Path) -> tuple[list[Path], list[Path]]
     """
     files = [file for path in paths for file in _files(path.resolve(), scratch)]
     runs = {file.parent for file in files if file.name in (*NEEDED, "best.pt")}
-    return sorted(runs), [file for file in files if file.suffix == ".ipynb"]
+    return sorted(runs), [file for file in files if file.suffix.lower() == ".ipynb"]
 
 
 def _files(path: Path, scratch: Path, depth: int = 0) -> Iterator[Path]:
@@ -96,7 +96,7 @@ def _files(path: Path, scratch: Path, depth: int = 0) -> Iterator[Path]:
                 raise CourseError(f"it holds a link, {child.name}: ask for the files themselves")
             if not _skipped(child.name):
                 yield from _files(child, scratch, depth + 1)
-    elif path.name in KNOWN or path.suffix == ".ipynb":
+    elif path.name in KNOWN or path.suffix.lower() == ".ipynb":
         if path.suffix == ".pt" and zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 _check_size(archive, path, scratch)

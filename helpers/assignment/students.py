@@ -23,7 +23,7 @@ SUSPECT = {
 }
 # What the edition is without: tests know the answers, results/ and images/ are of our runs.
 LEFT_OUT = shutil.ignore_patterns("authoring", "students.py", "__pycache__")
-FILES = ("Makefile", "requirements.txt", "LICENSE", ".gitignore")
+FILES = ("pyproject.toml", "requirements.txt", "LICENSE", ".gitignore")
 README = """# CIFAR-10 course
 
 {notebooks}
@@ -46,8 +46,8 @@ def make_edition(out: Path, repository: str, root: Path = REPOSITORY) -> None:
     shutil.copytree(root / "helpers", out / "helpers", ignore=LEFT_OUT, dirs_exist_ok=True)
     for path in filter(Path.exists, (root / name for name in FILES)):
         shutil.copyfile(path, out / path.name)
-    ours = r"(?ms)^# make (?!run)[^\n]*\n|^(test|reproduce)[^\n:]*:.*?(\n\n|\Z)"  # targets that need what is left out
-    write_text(out / "Makefile", re.sub(ours, "", (root / "Makefile").read_text(encoding="utf-8")))
+    makefile = re.sub(r"\A(#.*\n)(#.*\n)*", r"\1", (root / "Makefile").read_text(encoding="utf-8"))
+    write_text(out / "Makefile", re.sub(r"(?ms)^(run:.*?\n)\n.*", r"\1", makefile))  # without what comes after it
     if not (out / "README.md").exists():
         links = "\n".join(f"- [{path.stem}](notebooks/{path.name})" for path in notebooks)
         write_text(out / "README.md", README.format(notebooks=links))
