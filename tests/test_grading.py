@@ -385,6 +385,25 @@ def test_exercises_are_taken_from_saved_outputs_without_executing(source, printe
     assert claimed_exercises(path) == solved
 
 
+def test_a_resnet_is_asked_for_its_galleries(pictures_of_colours, tmp_path, capsys):
+    recipe = changed(
+        with_epochs(RECIPES["resnet18_layernorm"], 2), {"width": 8, "batch_size": 32, "validation_images": 9}
+    )
+    folder = train(recipe, load_data(str(pictures_of_colours)), tmp_path, report=lambda text: None).folder
+    assert main(["check", str(folder)]) == 1
+    out = capsys.readouterr().out
+    assert "❌ Galleries, and GradCAM of the same images: gallery.json is missing" in out and not FOR_TRAINERS.search(
+        out
+    )
+    made = {kind: list(range(20)) for kind in ("correct", "misclassified", "gradcam", "gradcam_correct")}
+    made |= {"layer": "layer3", "map_size": [8, 8], "method": "gradcam"}
+    made |= {"accuracy": load_run(folder).summary["reported"]["test_acc"]}
+    (folder / "gallery.json").write_text(json.dumps(made))
+    assert main(["check", str(folder / "best.pt")]) == 1  # a file named for its folder
+    out = capsys.readouterr().out
+    assert "✅ GradCAM of the same images\n" in out and out.count("✅") + out.count("❌") - out.count("    ❌") == 14
+
+
 def test_what_is_too_deep_or_too_much_is_refused(tmp_path):
     path = tmp_path / "inner.zip"
     zipped(path, {"a": "b"})

@@ -49,9 +49,11 @@ def run_hand_in(options: argparse.Namespace) -> None:
 
 def run_check(options: argparse.Namespace) -> int:
     from helpers.assignment.grading import grade
+    from helpers.assignment.hand_in import KNOWN
     from helpers.plumbing.files import write_text
 
     paths = [Path(os.path.abspath(settings.named_run(name, options.runs))) for name in options.files]
+    paths = [path.parent if path.name in KNOWN else path for path in paths]  # a file named for its run folder
     runs = [path for path in paths if not (path / "lr_find.json").exists()]  # that is looked at with its run
     if not runs:
         raise CourseError(f"{paths[0]} is a range test: name the folder of the run beside it.")
