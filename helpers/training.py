@@ -18,6 +18,7 @@ from helpers.loaders import make_loaders
 from helpers.models import make_model
 from helpers.plumbing import distributed
 from helpers.plumbing.devices import Device, explain_failures, keep_freed_memory, pick_device
+from helpers.plumbing.distributed import from_rank_zero
 from helpers.plumbing.errors import CourseError, Stopped
 from helpers.plumbing.files import load_weights
 from helpers.plumbing.progress import duration, progress_bar
@@ -51,7 +52,7 @@ def train(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, report: Ca
     with RunFolder(path, config) as run_folder:
         finished, state = run_folder.open(training)
         if finished:
-            run = load_run(run_folder.path)
+            run = from_rank_zero(load_run, run_folder.path)  # no other process may see the folder
             report(f"{run.log}This run was finished before: loaded from {run.folder.name}.")
             return run
         if state:
@@ -71,7 +72,7 @@ def train(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, report: Ca
             raise Stopped(len(training.history), recipe.epochs, signalled.args) from None
         summary = _final_figures(training, run_folder, loaders["test"])
         run_folder.finish(training, summary)
-        return load_run(run_folder.path)
+        return from_rank_zero(load_run, run_folder.path)
 
 
 class Training:
@@ -149,7 +150,7 @@ class Training:
                 loss, correct = loss_and_accuracy(logits, labels, self.recipe.loss)
                 row |= {f"{split}_loss": loss, f"{split}_acc": 100 * correct / len(labels)}
                 self.note(_line(SPLITS[split], loss, correct, len(labels)))
-        row = distributed.from_rank_zero(lambda: row)  # to the last bit, for the decisions that follow from it
+        row = from_rank_zero(lambda: row)  # to the last bit, for the decisions that follow from it
         if not all(math.isfinite(value) for value in row.values()):
             kept = "the checkpoint of the epoch before is kept" if self.epoch > 1 else "nothing was saved yet"
             raise CourseError(
