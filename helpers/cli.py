@@ -196,6 +196,8 @@ def run_gallery(options: argparse.Namespace) -> None:
     choice = {"order": options.order, "layer": options.layer, "method": options.method}
     made = galleries.save_gallery(run, data, model, count=count, **choice)
     print(f"{run.title}: wrote {', '.join(path.name for path in made) or 'nothing'}")
+    if "misclassified.png" not in {path.name for path in made}:
+        print("No test image is misclassified, so there are no pictures of mistakes.")
     print(f"Run folder: {folder}")
 
 

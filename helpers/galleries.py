@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -40,7 +41,8 @@ PICTURES = {  # by file name: what it shows
     "confused_pairs.png": "The pairs of classes most often confused",
 }
 TITLES = {"gradcam": "GradCAM", "gradcam++": "GradCAM++"}
-HEAT = "dark is a map's minimum, bright its maximum; all dark: nothing speaks for the class."
+KINDS = {True: "correctly classified", False: "misclassified"}
+NAME = 16  # letters of a class's name that fit above a picture
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Selection:
     kind: str  # "misclassified", for instance
     available: int  # how many of that kind there are
     order: str = "first"
+    missing: str = ""  # the kind that was asked for, if no image is of it
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -66,7 +69,8 @@ class Selection:
     @property
     def title(self) -> str:
         share = f"All {self.available:,}" if len(self) == self.available else f"{len(self)} of {self.available:,}"
-        return f"{share} {self.kind} test images, {ORDERS[self.order]}"
+        none = f"No test image is {self.missing}. " if self.missing else ""
+        return f"{none}{share} {self.kind} test images, {ORDERS[self.order]}"
 
 
 def predict_test(run: Run, model: nn.Module, data: Data) -> Selection:
@@ -95,13 +99,17 @@ def _named(data: dict) -> str:
 def select(predictions: Selection, *, correct: bool, count: int, order: str = "confident") -> Selection:
     """The first `count` correctly or wrongly classified images in an order of ORDERS, or as many as there are.
 
-    Equally confident ones keep the order of the test set. Raises CourseError for an unknown order or a bad count.
+    Equally confident ones keep the order of the test set. If there are none of that kind, the others, as the title
+    says. Raises CourseError for an unknown order or a bad count.
     """
     if order not in ORDERS:
         raise CourseError(f"There is no order {order!r}: choose one of {', '.join(ORDERS)}.")
     if not 1 <= operator.index(count) <= MOST:
         raise CourseError(f"count has to be a whole number from 1 to {MOST}, not {count}.")
-    found = np.flatnonzero((predictions.actual == predictions.predicted) == correct)
+    right = predictions.actual == predictions.predicted
+    missing = "" if (right == correct).any() else KINDS[correct]
+    correct = correct != bool(missing)
+    found = np.flatnonzero(right == correct)
     ranked = found if order == "first" else _confident_first(predictions, found)
     if order == "per-class":
         labels = predictions.actual[ranked]
@@ -109,8 +117,8 @@ def select(predictions: Selection, *, correct: bool, count: int, order: str = "c
         for label in np.unique(labels):
             turn[labels == label] = np.arange(np.sum(labels == label))
         ranked = ranked[np.lexsort((labels, turn))]  # everyone's first by class, then everyone's second
-    kind = "correctly classified" if correct else "misclassified"
-    return replace(predictions[ranked[:count]], kind=kind, available=len(found), order=order)
+    chosen = predictions[ranked[:count]]
+    return replace(chosen, kind=KINDS[correct], available=len(found), order=order, missing=missing)
 
 
 def _confident_first(predictions: Selection, chosen: np.ndarray) -> np.ndarray:
@@ -125,16 +133,11 @@ def confused_pairs(predictions: Selection, count: int) -> list[tuple[int, int, i
     return [(int(pairs[k, 0]), int(pairs[k, 1]), int(numbers[k])) for k in ranked]
 
 
-def _grid(
-    selection: Selection, columns: int, panels: int, size: float, title_height: float
-) -> tuple[Figure, np.ndarray]:
-    """Axes (images, panels): `panels` pictures of each selected image, `columns` images a row, a gap between them."""
-    if not len(selection):
-        raise CourseError(f"There is nothing to show: no test image is {selection.kind}.")
-    columns, gap = min(columns, len(selection)), panels > 1
-    rows = -(-len(selection) // columns)
-    widths = ([1] * panels + [0.12] * gap) * columns
-    figsize = (sum(widths) * size, rows * (size + title_height) + 0.9)
+def _grid(images: int, columns: int, panels: int, size: float, text: float) -> tuple[Figure, np.ndarray]:
+    """Axes (images, panels): `panels` pictures of each image, `columns` images a row with gaps; inches of each."""
+    columns, gap = min(columns, images), panels > 1
+    rows, widths = -(-images // columns), ([1] * panels + [0.12] * gap) * columns
+    figsize = (max(5, sum(widths) * size + 0.5 * gap), rows * (size + text) + 0.9)
     figure, axes = plt.subplots(rows, len(widths), figsize=figsize, squeeze=False, width_ratios=widths, dpi=DPI)
     for ax in axes.flat:
         ax.axis("off")
@@ -143,18 +146,13 @@ def _grid(
 
 def plot_gallery(run: Run, data: Data, selection: Selection) -> Figure:
     """The selected test images, each titled "actual / predicted" class and the confidence of the prediction."""
-    figure, axes = _grid(selection, 5, 1, 1.7, 0.45)
-    names = _names(data)
+    figure, axes = _grid(len(selection), 5, 1, 1.7, 0.45)
+    names = plots.class_names(data.classes, NAME)
     for k, index in enumerate(selection.indices):
-        pair = f"{names[selection.actual[k]]} / {names[selection.predicted[k]]}"
+        pair = names[selection.actual[k]], names[selection.predicted[k]]
+        pair = (" / " if len("".join(pair)) <= 18 else " /\n").join(pair)  # no wider than the image
         plots.show_image(axes[k][0], data.test.images[index], f"{pair}\n{_percent(selection.confidence[k])}")
-        axes[k][0].title.set_fontsize(9 * min(1, 21 / len(pair)))  # no wider than the image
-    return plots.label_run(figure, run, f"{selection.title}. Actual / predicted class, confidence.")
-
-
-def _names(data: Data) -> list[str]:
-    """The classes' names, cut where they would run into the next picture's title."""
-    return plots.class_names([name if len(name) <= 16 else f"{name[:15]}…" for name in data.classes])
+    return plots.label_run(figure, run, f"{selection.title} (actual / predicted class, confidence)")
 
 
 def _percent(confidence: float) -> str:
@@ -168,37 +166,44 @@ def plot_gradcam(
 
     If all are classified correctly, that is one class and one heatmap.
     """
-    classes = {"predicted": selection.predicted, "actual": selection.actual}
+    classes = {"for predicted": selection.predicted, "for actual": selection.actual}
     if np.array_equal(*classes.values()):
-        del classes["predicted"]
-    figure, axes = _grid(selection, 4 - len(classes), 1 + len(classes), 1.25, 0.38)
+        classes = {"for class": selection.actual}
+    figure, axes = _grid(len(selection), 4 - len(classes), 1 + len(classes), 1.25, 0.3)
     name, (height, width) = pick_layer(model, layer)
     images, inputs = _images(data.normalised_by(run.recipe), selection)
     heat = {kind: heatmaps(model, inputs, labels, name, method) for kind, labels in classes.items()}
-    names = _names(data)
+    names = plots.class_names(data.classes, NAME)
     for k, (first, *others) in enumerate(axes[: len(selection)]):
-        plots.show_image(first, images[k], f"{_percent(selection.confidence[k])}\nconfident")
+        top = k < 4 - len(classes)  # the columns are labelled once
+        plots.show_image(first, images[k], "confidence\n" * top + _percent(selection.confidence[k]))
         for panel, kind in zip(others, classes, strict=True):
-            _show_heat(panel, images[k], heat[kind][k], f"for {kind}\n{names[classes[kind][k]]}")
-    where = f"{TITLES[method]} of {name}, {height}x{width} positions; {HEAT}"
-    return plots.label_run(figure, run, f"{selection.title}. {where}")
+            _show_heat(panel, images[k], heat[kind][k], f"{kind}\n" * top + names[classes[kind][k]])
+    _heat_bar(figure)
+    return plots.label_run(figure, run, f"{TITLES[method]} of {name} ({height}x{width}). {selection.title}")
 
 
 def plot_gradcam_layers(
     run: Run, data: Data, model: nn.Module, selection: Selection, method: str = "gradcam"
 ) -> Figure:
-    """The heatmaps of every layer for the predicted class: from fine and local to coarse and of a class."""
+    """The heatmaps of every layer for the predicted class: from fine and local to coarse and of a class.
+
+    Of a network with more than six, the last of every size.
+    """
     sizes = map_sizes(model)
-    figure, axes = _grid(selection, 1, 1 + len(sizes), 1.5, 0.4)
+    if len(sizes) > 6:
+        sizes = {name: size for size, name in {size: name for name, size in sizes.items()}.items()}
+    figure, axes = _grid(len(selection), 1, 1 + len(sizes), 1.5, 0.4)
     images, inputs = _images(data.normalised_by(run.recipe), selection)
-    names = _names(data)
+    names = plots.class_names(data.classes, NAME)
     for k, (actual, predicted) in enumerate(zip(selection.actual, selection.predicted, strict=True)):
-        plots.show_image(axes[k][0], images[k], f"{names[actual]}, taken\nfor {names[predicted]}")
+        wrong = f"{names[actual]}, taken\nfor {names[predicted]}"
+        plots.show_image(axes[k][0], images[k], wrong if actual != predicted else names[actual])
     for column, (name, (height, width)) in enumerate(sizes.items(), start=1):
         for k, heat in enumerate(heatmaps(model, inputs, selection.predicted, name, method)):
             _show_heat(axes[k][column], images[k], heat, f"{name}\n{height}x{width}" if k == 0 else "")
-    where = f"{TITLES[method]} of every layer, for the predicted class; {HEAT}"
-    return plots.label_run(figure, run, f"{selection.title}. {where}")
+    _heat_bar(figure)
+    return plots.label_run(figure, run, f"{TITLES[method]} of every layer, for the predicted class. {selection.title}")
 
 
 def _images(data: Data, selection: Selection) -> tuple[np.ndarray, Tensor]:
@@ -212,26 +217,33 @@ def _show_heat(ax: Axes, image: np.ndarray, heat: np.ndarray, title: str) -> Non
     ax.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6, interpolation="nearest")
 
 
+def _heat_bar(figure: Figure) -> None:
+    """One small colour bar for all heatmaps; a map that is dark all over has nothing that speaks for the class."""
+    bar = figure.colorbar(ScalarMappable(cmap="inferno"), ax=figure.axes, shrink=0.3, aspect=12, pad=0.01)
+    bar.set_ticks([0, 1], labels=["0", "most"], fontsize=8)
+
+
 def plot_confused_pairs(run: Run, data: Data, predictions: Selection, pairs: int = 4) -> Figure:
     """The pairs of classes most often confused, a row each, with the most confident of these mistakes."""
     found = confused_pairs(predictions, pairs)
     if not found:
-        raise CourseError("There is nothing to show: every test image is classified correctly.")
+        return plots.label_run(plt.figure(figsize=(6, 0.8)), run, "Every test image is classified correctly")
     examples = 5
     figsize = 1.35 * examples + 1.8, 1.5 * len(found) + 0.9
     figure, axes = plt.subplots(len(found), examples, figsize=figsize, squeeze=False, dpi=DPI)
-    names = _names(data)
+    names = plots.class_names(data.classes, NAME)
     for row, (actual, predicted, number) in zip(axes, found, strict=True):
-        those = np.flatnonzero((predictions.actual == actual) & (predictions.predicted == predicted))
-        those = _confident_first(predictions, those)
+        mistakes = np.flatnonzero((predictions.actual == actual) & (predictions.predicted == predicted))
         for ax in row:
             ax.axis("off")
-        for ax, index in zip(row, those, strict=False):
+        for ax, index in zip(row, _confident_first(predictions, mistakes), strict=False):
             plots.show_image(ax, data.test.images[index], _percent(predictions.confidence[index]))
         text = f"{names[actual]} taken\nfor {names[predicted]}\n{number} images"
         style = {"xycoords": "axes fraction", "ha": "right", "va": "center", "annotation_clip": False}
-        row[0].annotate(text, (-0.15, 0.5), fontsize=9, **style)
-    return plots.label_run(figure, run, "The pairs most often confused, their most confident mistakes first.")
+        plots.write(row[0], text, (-0.15, 0.5), **style)
+    actual, predicted, _ = found[0]
+    title = f"Most often {names[actual]} is taken for {names[predicted]}; the most confident of these mistakes"
+    return plots.label_run(figure, run, title)
 
 
 @dataclass(frozen=True)
@@ -255,43 +267,32 @@ def make_gallery(
     """Choose the images: `count` of a kind, by default as many as the assignment wants.
 
     Without an `order`, the most confident mistakes and, as the most confident correct answers are often all of one
-    class, the correct ones of each class in turn.
-
-    Raises CourseError if an argument is wrong, or if these are not the run's data.
+    class, the correct ones of each class in turn. Raises CourseError for wrong arguments, or other data than the run's.
     """
     name, size = pick_layer(model, layer)
     check_method(method)
     predictions = predict_test(run, model, data)
     count = run.recipe.about.gallery if count is None else count
-    correct, wrong = (
-        select(predictions, correct=kind, count=count, order=order or default)
-        for kind, default in ((True, "per-class"), (False, "confident"))
-    )
+    correct = select(predictions, correct=True, count=count, order=order or "per-class")
+    wrong = select(predictions, correct=False, count=count, order=order or "confident")
     figures = {}
-    if len(correct):
+    if not correct.missing:
         figures |= {
             "correct.png": lambda: plot_gallery(run, data, correct),
             "gradcam_correct.png": lambda: plot_gradcam(run, data, model, correct, name, method),
         }
-    if len(wrong):
+    if not wrong.missing:
         figures |= {
             "misclassified.png": lambda: plot_gallery(run, data, wrong),
             "gradcam.png": lambda: plot_gradcam(run, data, model, wrong, name, method),
             "gradcam_layers.png": lambda: plot_gradcam_layers(run, data, model, wrong[:4], method),
             "confused_pairs.png": lambda: plot_confused_pairs(run, data, predictions),
         }
-    record = {
-        "correct": correct.indices.tolist(),
-        "misclassified": wrong.indices.tolist(),
-        "gradcam": wrong.indices.tolist(),
-        "gradcam_correct": correct.indices.tolist(),
-        "order": {"correct": correct.order, "misclassified": wrong.order},
-        "layer": name,
-        "map_size": size,
-        "method": method,
-        "accuracy": 100 * float(np.mean(predictions.actual == predictions.predicted)),
-    }
-    return Gallery(figures, record)
+    right, mistakes = ([] if chosen.missing else chosen.indices.tolist() for chosen in (correct, wrong))
+    accuracy = 100 * float(np.mean(predictions.actual == predictions.predicted))
+    record = {"correct": right, "misclassified": mistakes, "gradcam": mistakes, "gradcam_correct": right}
+    record |= {"order": {"correct": correct.order, "misclassified": wrong.order}, "layer": name, "map_size": size}
+    return Gallery(figures, record | {"method": method, "accuracy": accuracy})
 
 
 def save_gallery(run: Run, data: Data, model: nn.Module, **choice) -> list[Path]:

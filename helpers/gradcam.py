@@ -16,34 +16,43 @@ METHODS = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus}
 COARSEST = 5  # positions a side: smaller maps say little more than "somewhere"
 
 
-def map_sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Height and width of the maps that each block (a direct child) of a network makes of a 32x32 image.
+def map_sizes(model: nn.Module, every: bool = False) -> dict[str, tuple[int, int]]:
+    """Height and width of the maps that each block of a network makes of a 32x32 image, in the order of their making.
 
-    Blocks whose output has no positions left, such as the last pooling, are no layers for GradCAM.
+    Blocks are the network's children, in torchvision's networks those of `features`; with `every`, or if no block has
+    maps of 5x5, all modules. Those whose output has no positions left, such as the last pooling, are left out.
     """
-    sizes = {}
-    network = _float32_copy(model)
-    for name, block in network.named_children():
-        block.register_forward_hook(lambda _, __, output, name=name: sizes.update({name: tuple(output.shape[2:])}))
+    sizes, network = {}, _float32_copy(model)
+
+    def note(name: str, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:] != (1, 1):
+            sizes[name] = tuple(output.shape[2:])
+
+    for name, module in network.named_modules():
+        module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
     with torch.no_grad():
         network(torch.zeros(1, 3, SIZE, SIZE, device=next(network.parameters()).device))
-    return {name: size for name, size in sizes.items() if len(size) == 2 and size != (1, 1)}
+    sizes.pop("", None)
+    blocks = {name for name in sizes if "." not in name.removeprefix("features.") and name != "features"}
+    fine = any(min(sizes[name]) >= COARSEST for name in blocks)
+    return {name: size for name, size in sizes.items() if every or not fine or name in blocks}
 
 
 def pick_layer(model: nn.Module, name: str | None = None) -> tuple[str, tuple[int, int]]:
-    """The block to explain, and the size of its maps: the one named, or the deepest that is not too coarse.
+    """The module to explain, and the size of its maps: the one named, or the deepest block that is not too coarse.
 
     Deep layers know classes, but their maps are coarse: the last one of our networks has 4x4 positions. So
-    the deepest of at least 5x5 is taken, here 8x8. Raises CourseError for an unknown name.
+    the deepest of at least 5x5 is taken, here 8x8. Raises CourseError for an unknown name, or if there are no maps.
     """
     sizes = map_sizes(model)
-    if name is None:
+    if name is None and sizes:
         fine = [block for block, size in sizes.items() if min(size) >= COARSEST]
         name = fine[-1] if fine else max(sizes, key=lambda block: min(sizes[block]))
-    if name not in sizes:
-        known = ", ".join(f"{block} ({height}x{width})" for block, (height, width) in sizes.items())
-        raise CourseError(f"The network has no layer {name!r} with maps; choose one of {known}.")
-    return name, sizes[name]
+    every = sizes if name in sizes else map_sizes(model, every=True)
+    if name not in every:
+        known = ", ".join(f"{block} ({height}x{width})" for block, (height, width) in sizes.items()) or "none"
+        raise CourseError(f"The network has no layer {name or ''!r} with maps; choose one of {known}.")
+    return name, every[name]
 
 
 def check_method(method: str) -> None:
@@ -57,9 +66,8 @@ def heatmaps(
 ) -> np.ndarray:
     """What speaks for class `classes[k]` in image k, as maps (N, H, W), each scaled to fill [0, 1].
 
-    Where nothing speaks for the class, the map is zero everywhere.
-    `images` (N, 3, H, W) are normalised as for the network. It works on a float32 copy in evaluation mode, so the
-    model keeps its mode, gradients, weights and hooks; a compiled model is copied without its compilation.
+    Where nothing speaks for the class, the map is zero. `images` (N, 3, H, W) are normalised as for the network. It
+    works on a float32 copy in evaluation mode, without compilation: the model keeps its mode, gradients and hooks.
     Raises CourseError for an unknown layer or method, and for classes that are not one for each image.
     """
     check_method(method)

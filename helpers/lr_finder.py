@@ -3,7 +3,7 @@
 The idea is Smith's (2015, section 3.3); the exponential sweep over single batches is fastai's (S. Gugger, 2018).
 
 The learning rate grows from point to point, from far too small to far too large, while the training loss is recorded:
-at each point of one batch, or of several small ones, a step after each, so that a point has 128 images and the curve
+at each point of one batch, or of several small ones, a step after each, so that a point has 256 images and the curve
 12,800 at least. LRMIN and LRMAX are read off the smoothed curve by this rule:
 
 - start: the mean loss of the first tenth of the points, where the learning rate moves nothing yet; it stands for them;
@@ -54,7 +54,7 @@ with warnings.catch_warnings():
 START_LR, END_LR = {"SGD": 1e-4, "Adam": 1e-6}, {"SGD": 10.0, "Adam": 1.0}  # the range that is swept
 STEPS, FAST_STEPS = 100, 40
 SMOOTHING = 0.2  # weight of the newest loss in the running mean
-POINT_IMAGES, SWEEP_IMAGES = 128, 12_800  # at least so many behind each point of the curve, and behind all of it
+POINT_IMAGES, SWEEP_IMAGES = 256, 12_800  # at least so many behind each point of the curve, and behind all of it
 TENTH, CLIMB = 0.1, 0.25  # the rule's shares of the descent
 NOISES, SMALLEST_DESCENT = 4, 0.002  # a smaller climb or fall is none: times the noise, and of the starting loss
 

@@ -2,11 +2,14 @@
 
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
@@ -227,9 +230,40 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
     return label(figure, title, below, next(filter(None, map(_mark, runs)), ""))
 
 
-def class_names(names: Sequence[str]) -> list[str]:
-    """As matplotlib shows them: a dollar sign begins no formula."""
-    return [name.replace("$", r"\$") for name in names]
+def class_names(names: Sequence[str], letters: int = 24) -> list[str]:
+    """As figures show them: long ones without their middle, or beginning, where that leaves them distinct.
+
+    A dollar sign begins no formula. Fonts that have the letters are added to those that matplotlib uses.
+    """
+    use_fonts("".join(names))
+    for head in (letters - 1, letters // 2, 0):
+        tail = letters - 1 - head
+        short = [name if len(name) <= letters else name[:head] + "…" + name[len(name) - tail :] for name in names]
+        if len(set(short)) == len(set(names)):
+            break
+    else:
+        short = names
+    return [name.replace("$", r"\$") for name in short]
+
+
+def use_fonts(text: str) -> None:
+    """Let matplotlib fall back to installed fonts for the letters that its own, DejaVu Sans, does not have."""
+    if not text.isascii():
+        families = plt.rcParams["font.family"]
+        plt.rcParams["font.family"] = list(dict.fromkeys([*families, *_fonts("".join(sorted(set(text))))]))
+
+
+@cache
+def _fonts(letters: str) -> list[str]:
+    """Families of installed fonts that together have the letters, DejaVu Sans and other sans serif ones first."""
+    missing, families = set(map(ord, letters)), []
+    for font in sorted(
+        font_manager.fontManager.ttflist, key=lambda font: (font.name != "DejaVu Sans", "Sans" not in font.name)
+    ):
+        with suppress(OSError, RuntimeError):  # a font that FreeType cannot read
+            found = missing & font_manager.get_font(font.fname).get_charmap().keys() if missing else None
+            families, missing = families + [font.name] * bool(found), missing - (found or set())
+    return families
 
 
 def _confusion(run: Run) -> tuple[np.ndarray, list[str]]:
@@ -239,7 +273,7 @@ def _confusion(run: Run) -> tuple[np.ndarray, list[str]]:
 
 def _row(names: Sequence[str]) -> float:
     """Inches for the row of a class."""
-    return 0.3 if len(names) <= MOST_CLASSES else 0.18
+    return 0.3 if len(names) <= MOST_CLASSES else 0.2
 
 
 def plot_class_accuracy(run: Run) -> Figure:
@@ -251,9 +285,10 @@ def plot_class_accuracy(run: Run) -> Figure:
     accuracy, images = run.class_accuracy, confusion.sum(axis=1)
     error = np.sqrt(accuracy * (100 - accuracy) / images)
     order = np.argsort(accuracy, kind="stable")[::-1]  # drawn from below, so the lowest stands on top
-    figure, ax = plt.subplots(figsize=(8, min(20, _row(names) * len(order) + 1.4)))
+    figure, ax = plt.subplots(figsize=(8, min(25, _row(names) * len(order) + 1.4)))
     ax.errorbar(accuracy[order], range(len(order)), xerr=error[order], fmt="o", color=ink(COLOURS["test"]))
     ax.set_yticks(range(len(order)), [f"{names[k]}  {accuracy[k]:.1f}" for k in order])
+    ax.tick_params(axis="y", labelsize=10 if len(names) <= MOST_CLASSES else 8)
     ax.set(xlabel="test accuracy (%), with one standard error", ylim=(-0.7, len(order) - 0.3))
     overall = 100 * confusion.trace() / confusion.sum()
     ax.axvline(overall, color=ink(GREY), linestyle="--", linewidth=1)
@@ -269,7 +304,7 @@ def plot_class_accuracy(run: Run) -> Figure:
 def plot_confusion_matrix(run: Run) -> Figure:
     """Counts of test images by actual class (rows) and predicted class (columns), written out up to 30 classes."""
     confusion, names = _confusion(run)
-    right, size = np.eye(len(names), dtype=bool), min(20, max(6, 1.1 * _row(names) * len(names)))
+    right, size = np.eye(len(names), dtype=bool), min(22, max(6, _row(names) * len(names) + 2))
     wrong = np.where(right, 0, confusion)
     figure, ax = plt.subplots(figsize=(size + 1.4, size))
     page, grey = plt.rcParams["axes.facecolor"], "#B0B0B0" if plt.rcParams["text.color"] == "black" else "#555555"
@@ -280,6 +315,7 @@ def plot_confusion_matrix(run: Run) -> Figure:
     scale = LinearSegmentedColormap.from_list("mistakes", [page, "#E8743B"])
     sns.heatmap(wrong, mask=right, cmap=scale, vmin=0, vmax=max(1, wrong.max()), cbar_kws=bar, **cells)
     sns.heatmap(confusion, mask=~right, cmap=[grey], cbar=False, **cells)
+    ax.tick_params(labelsize=10 if few else 8)
     ax.set(xlabel="predicted class", ylabel="actual class")
     ax.grid(False)
     actual, predicted = np.unravel_index(wrong.argmax(), wrong.shape)

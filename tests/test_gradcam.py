@@ -1,11 +1,13 @@
 """GradCAM against its formula, and the network left as it was."""
 
 import copy
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from helpers.gradcam import heatmaps, map_sizes, pick_layer
@@ -55,7 +57,7 @@ def test_heatmap_is_the_papers(block):
 
 @pytest.mark.parametrize("recipe", ["custom_resnet", "resnet18_batchnorm", "resnet18_layernorm"])
 def test_default_layer_has_maps_of_8x8_in_every_network(recipe):
-    model = make_model(RECIPES[recipe], 10)
+    model = make_model(replace(RECIPES[recipe], width=8), 10)
     name, size = pick_layer(model)
     assert size == (8, 8)
     assert (name, (4, 4)) not in map_sizes(model).items() and (4, 4) in map_sizes(model).values()
@@ -64,7 +66,21 @@ def test_default_layer_has_maps_of_8x8_in_every_network(recipe):
 
 
 def test_coarse_layer_is_taken_when_asked_for():
-    assert pick_layer(make_model(RECIPES["custom_resnet"], 10), "layer3") == ("layer3", (4, 4))
+    assert pick_layer(make_model(replace(RECIPES["custom_resnet"], width=8), 10), "layer3") == ("layer3", (4, 4))
+
+
+def test_layers_are_found_at_any_depth():
+    mobilenet = torchvision.models.mobilenet_v2(num_classes=10).eval()
+    name, size = pick_layer(mobilenet)
+    assert name == "features.3" and size == (8, 8)  # strides of 2 at 0, 2 and 4: of 32 pixels 8 are left before 4
+    assert heatmaps(mobilenet, torch.randn(1, 3, 32, 32), [3]).shape == (1, 32, 32)
+    assert list(map_sizes(mobilenet))[:2] == ["features.0", "features.1"]
+    wrapped = nn.Sequential(nn.Sequential(small_network()))
+    assert pick_layer(wrapped) == ("0.0.first", (8, 8))
+    assert pick_layer(small_network(), "first.0") == ("first.0", (8, 8))  # inside a block, asked for by name
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+    with pytest.raises(CourseError, match="choose one of none"):
+        pick_layer(flat)
 
 
 def test_images_need_not_be_square():
@@ -74,7 +90,7 @@ def test_images_need_not_be_square():
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("recipe", ["resnet18_batchnorm", "resnet18_layernorm"])
 def test_model_is_left_as_it_was(recipe, training):
-    model = make_model(RECIPES[recipe], 10).train(training)
+    model = make_model(replace(RECIPES[recipe], width=8), 10).train(training)
     hook = model.layer3.register_forward_hook(lambda module, given, output: None)
     model(torch.randn(4, 3, 32, 32)).sum().backward()
     before, gradients = copy.deepcopy(model.state_dict()), [p.grad.clone() for p in model.parameters()]

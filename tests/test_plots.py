@@ -9,6 +9,8 @@ import pytest
 from conftest import random_images
 
 matplotlib.use("agg")
+from matplotlib import font_manager
+
 from helpers import illustrations, plots
 from helpers.data import Data, Split, channel_statistics
 from helpers.models import make_model
@@ -293,3 +295,43 @@ def test_contest_names_the_best_mean():
     (bars,) = figure.axes[0].containers
     segments = bars.lines[2][0].get_segments()
     assert segments[0][1][1] - segments[0][0][1] == pytest.approx(2 * 2**0.5)  # sqrt(2) to either side of 91
+
+
+# --- Names of classes
+
+
+def test_long_names_stay_distinct():
+    names = ["Corn_(maize)___Common_rust_", "Corn_(maize)___healthy", "Corn_(maize)___Northern_Leaf_Blight", "cat"]
+    short = plots.class_names(names, 16)
+    assert len(set(short)) == 4 and max(map(len, short)) == 16 and short[3] == "cat"
+    assert plots.class_names(["a class of a very long name", "another"], 16) == ["a class of a ve…", "another"]
+    alike = [f"{'x' * 20}{middle}{'y' * 20}" for middle in "ab"]
+    assert plots.class_names(alike, 16) == alike  # no short form tells them apart
+    assert plots.class_names(["$x$"]) == [r"\$x\$"]
+
+
+def test_letters_that_the_default_font_lacks_come_from_installed_fonts():
+    with matplotlib.rc_context():
+        plots.class_names(["cat", "dog"])
+        assert list(matplotlib.rcParams["font.family"]) == ["sans-serif"]  # nothing to look for
+        plots.class_names(["кошка", "∀"])
+        assert "DejaVu Sans" in matplotlib.rcParams["font.family"]  # which comes with matplotlib
+        have, lack = (
+            font_manager.get_font(font_manager.findfont(name)).get_charmap() for name in ("STIXGeneral", "DejaVu Sans")
+        )
+        rare = next(chr(code) for code in have if code not in lack and chr(code).isalpha())
+        plots.class_names([rare])
+        files = [font_manager.findfont(name) for name in matplotlib.rcParams["font.family"] if name != "sans-serif"]
+        assert any(ord(rare) in font_manager.get_font(file).get_charmap() for file in files)
+
+
+def test_all_of_many_classes_are_shown(tmp_path):
+    run = make_run(tmp_path, [f"Tomato___Septoria_leaf_spot number {k}" for k in range(42)])
+    accuracy, matrix = plots.plot_class_accuracy(run), plots.plot_confusion_matrix(run)
+    assert len(accuracy.axes[0].get_yticklabels()) == 42
+    for figure, axis in ((accuracy, "y"), (matrix, "y"), (matrix, "x")):
+        figure.canvas.draw()
+        boxes = [text.get_window_extent() for text in getattr(figure.axes[0], f"get_{axis}ticklabels")()]
+        edges = sorted((box.y0, box.y1) if axis == "y" else (box.x0, box.x1) for box in boxes)
+        assert len(edges) == 42 and all(a[1] <= b[0] + 1 for a, b in itertools.pairwise(edges))
+    assert matrix.axes[0].get_window_extent().width > 500  # pixels
