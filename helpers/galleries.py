@@ -239,8 +239,7 @@ def plot_confused_pairs(run: Run, data: Data, predictions: Selection, pairs: int
         for ax, index in zip(row, _confident_first(predictions, mistakes), strict=False):
             plots.show_image(ax, data.test.images[index], _percent(predictions.confidence[index]))
         text = f"{names[actual]} taken\nfor {names[predicted]}\n{number} images"
-        style = {"xycoords": "axes fraction", "ha": "right", "va": "center", "annotation_clip": False}
-        plots.write(row[0], text, (-0.15, 0.5), **style)
+        plots.write_left(row[0], text)
     actual, predicted, _ = found[0]
     title = f"Most often {names[actual]} is taken for {names[predicted]}; the most confident of these mistakes"
     return plots.label_run(figure, run, title)

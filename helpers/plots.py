@@ -1,5 +1,6 @@
 """The course's figures. A title says what is seen, computed from the run; the run itself stands below it all."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
@@ -61,17 +62,19 @@ def ink(colour: str) -> str:
     return next(shade for shade in mixed if contrast(shade, page) >= 5)
 
 
+def plain(text: str) -> str:
+    """Text in which a dollar sign begins no formula."""
+    return re.sub(r"(?<!\\)\$", r"\\$", text)
+
+
 def label(figure: Figure, title: str, below: str = "", mark: str = "") -> Figure:
     """Write what is seen above the figure, where it comes from below it, and a red mark on what is no result."""
     width, height = figure.get_size_inches()
-    title, below = (
-        "\n".join(textwrap.wrap(text, max(20, int(letters)))).replace("$", r"\$")
-        for text, letters in ((title, 10 * width - 1.2 * len(mark)), (below, 15 * width))
-    )
-    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
-    figure.supxlabel(below, fontsize=8, color=ink(GREY), x=0.01, ha="left")
-    red = {"fontsize": 10, "fontweight": "bold", "color": ink(RED)}
-    figure.text(0.99, 1 - 0.05 / height, mark, ha="right", va="top", **red)
+    title = textwrap.fill(title, max(20, int(10 * width - 1.2 * len(mark))))
+    figure.suptitle(plain(title), fontsize=11, fontweight="bold", x=0.01, ha="left")
+    below = textwrap.fill(below, int(15 * width))
+    figure.supxlabel(plain(below), fontsize=8, color=ink(GREY), x=0.01, ha="left")
+    figure.text(0.99, 1 - 0.05 / height, mark, ha="right", va="top", fontweight="bold", color=ink(RED))
     return figure
 
 
@@ -99,8 +102,13 @@ def _mark(run: Run) -> str:
 
 def write(ax: Axes, text: str, at: tuple, dx: float = 0, dy: float = 0, **style) -> None:
     """Text beside a point of the data, `dx` and `dy` typographic points away from it."""
-    text = text.replace("$", r"\$")  # no formula, also in a class's name
-    ax.annotate(text, at, xytext=(dx, dy), textcoords="offset points", **{"fontsize": 9, **style})
+    ax.annotate(plain(text), at, xytext=(dx, dy), textcoords="offset points", **{"fontsize": 9, **style})
+
+
+def write_left(ax: Axes, text: str) -> None:
+    """Text to the left of a row of pictures that begins with `ax`."""
+    style = {"xycoords": "axes fraction", "ha": "right", "va": "center", "annotation_clip": False}
+    write(ax, text, (-0.15, 0.5), **style)
 
 
 def plot_range_test(result: RangeTest) -> Figure:
@@ -122,11 +130,7 @@ def plot_range_test(result: RangeTest) -> Figure:
         loss = losses[np.argmin(np.abs(lrs - result.steepest))]
         ax.plot(result.steepest, loss, "o", color=ink(COLOURS["test"]))
         text = f"steepest slope {result.steepest:.2g}\n(torch-lr-finder)"
-        free = {
-            "facecolor": plt.rcParams["axes.facecolor"],
-            "edgecolor": "none",
-            "pad": 1,
-        }  # no curve strikes it through
+        free = {"facecolor": ax.get_facecolor(), "edgecolor": "none", "pad": 1}  # no curve strikes it through
         write(ax, text, (result.steepest, loss), 8, 8, fontsize=8, color=ink(COLOURS["test"]), bbox=free)
     title = f"The loss falls between the learning rates {result.lr_min:g} and {result.lr_max:g}"
     below = f"{result.title} · {result.ended} · {result.provenance}"
@@ -151,12 +155,9 @@ def plot_schedule(run: Run) -> Figure:
         times = f"reduced {len(falls)} times" if len(falls) > 1 else "reduced once" if len(falls) else "never reduced"
         title = f"The learning rate {lr[peak]:.3g} was {times}"
     else:
-        labels = [
-            (0, "", 3, -12, "left"),
-            (peak, f" at epoch {epoch[peak]:.3g}", 0, 5, "center"),
-            (-1, "", 0, -12, "right"),
-        ]
-        title = f"The learning rate climbs to {lr[peak]:.3g} at epoch {epoch[peak]:.3g} and ends at {lr[-1]:.2g}"
+        when = f" at epoch {epoch[peak]:.3g}"
+        labels = [(0, "", 3, -12, "left"), (peak, when, 0, 5, "center"), (-1, "", 0, -12, "right")]
+        title = f"The learning rate climbs to {lr[peak]:.3g}{when} and ends at {lr[-1]:.2g}"
     for step, text, dx, dy, side in labels:
         write(ax, f"{lr[step]:.3g}{text}", (epoch[step], lr[step]), dx, dy, ha=side, color=colour)
     if np.ptp(momentum) == 0:  # a second axis would only cross the curve
@@ -191,10 +192,8 @@ def plot_curves(run: Run) -> Figure:
             place = max(away * (last[split] - low) / (high - low), place + 0.07)  # of the axes: the height of a label
             text = f"{NAMES[split]} {form.format(last[split])}"
             write(ax, text, (1.01, away * place), xycoords="axes fraction", va="center", color=ink(COLOURS[split]))
-    reported = (
-        run.summary["reported"] if run.summary else {"test_acc": run.history["test_acc"][-1], "epoch": len(epochs)}
-    )
-    title = f"{reported['test_acc']:.2f} % of the test images are classified correctly after epoch {reported['epoch']}"
+    last = run.summary["reported"] if run.summary else {"test_acc": run.history["test_acc"][-1], "epoch": len(epochs)}
+    title = "{test_acc:.2f} % of the test images are classified correctly after epoch {epoch}".format(**last)
     return label_run(figure, run, title)
 
 
@@ -216,7 +215,7 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
         for ax, split in zip(axes, ("train", held_out), strict=True):
             epochs, values, text = run.history["epoch"], run.history[f"{split}_acc"], f"{name}: {NAMES[split]}"
             ends[name] = values[-1]
-            ax.plot(epochs, values, color=ink(colour), label=f"{text} {ends[name]:.2f} %".replace("$", r"\$"))
+            ax.plot(epochs, values, color=ink(colour), label=plain(f"{text} {ends[name]:.2f} %"))
             ax.plot(epochs[run.reduced], values[run.reduced], "o", color=ink(colour), markersize=4)
             lowest = min(lowest, values[len(values) // 8 :].min())
     for ax, name in zip(axes, ("training images", "held-out images"), strict=True):
@@ -231,38 +230,30 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
 
 
 def class_names(names: Sequence[str], letters: int = 24) -> list[str]:
-    """As figures show them: long ones without their middle, or beginning, where that leaves them distinct.
+    """As figures show them: long ones without their end, middle or beginning, where that leaves them distinct.
 
-    A dollar sign begins no formula. Fonts that have the letters are added to those that matplotlib uses.
+    Installed fonts are added to matplotlib's for letters that DejaVu Sans, its own, does not have.
     """
-    use_fonts("".join(names))
+    if not "".join(names).isascii():
+        families = [*plt.rcParams["font.family"], *_fonts("".join(sorted(set("".join(names)))))]
+        plt.rcParams["font.family"] = list(dict.fromkeys(families))
     for head in (letters - 1, letters // 2, 0):
-        tail = letters - 1 - head
-        short = [name if len(name) <= letters else name[:head] + "…" + name[len(name) - tail :] for name in names]
+        end = head - letters + 1  # how many letters from the end stay, as a negative number
+        short = [name if len(name) <= letters else f"{name[:head]}…{name[end:] if end else ''}" for name in names]
         if len(set(short)) == len(set(names)):
-            break
-    else:
-        short = names
-    return [name.replace("$", r"\$") for name in short]
-
-
-def use_fonts(text: str) -> None:
-    """Let matplotlib fall back to installed fonts for the letters that its own, DejaVu Sans, does not have."""
-    if not text.isascii():
-        families = plt.rcParams["font.family"]
-        plt.rcParams["font.family"] = list(dict.fromkeys([*families, *_fonts("".join(sorted(set(text))))]))
+            return list(map(plain, short))
+    return list(map(plain, names))
 
 
 @cache
 def _fonts(letters: str) -> list[str]:
     """Families of installed fonts that together have the letters, DejaVu Sans and other sans serif ones first."""
     missing, families = set(map(ord, letters)), []
-    for font in sorted(
-        font_manager.fontManager.ttflist, key=lambda font: (font.name != "DejaVu Sans", "Sans" not in font.name)
-    ):
+    fonts = [font for font in font_manager.fontManager.ttflist if "Last Resort" not in font.name]  # it has boxes alone
+    for font in sorted(fonts, key=lambda font: (font.name != "DejaVu Sans", "Sans" not in font.name)):
         with suppress(OSError, RuntimeError):  # a font that FreeType cannot read
-            found = missing & font_manager.get_font(font.fname).get_charmap().keys() if missing else None
-            families, missing = families + [font.name] * bool(found), missing - (found or set())
+            found = missing & font_manager.get_font(font.fname).get_charmap().keys() if missing else set()
+            families, missing = families + [font.name] * bool(found), missing - found
     return families
 
 
@@ -292,13 +283,11 @@ def plot_class_accuracy(run: Run) -> Figure:
     ax.set(xlabel="test accuracy (%), with one standard error", ylim=(-0.7, len(order) - 0.3))
     overall = 100 * confusion.trace() / confusion.sum()
     ax.axvline(overall, color=ink(GREY), linestyle="--", linewidth=1)
-    write(
-        ax, f"all {overall:.2f}", (overall, 1), 0, 4, xycoords=("data", "axes fraction"), ha="center", color=ink(GREY)
-    )
-    hardest, second = order[::-1][:2]
-    shares = f"{accuracy[hardest]:.1f} and {accuracy[second]:.1f} % correct"
-    title = f"{names[hardest]} and {names[second]} are hardest: {shares}"
-    return label_run(figure, run, title)
+    style = {"xycoords": ("data", "axes fraction"), "ha": "center", "color": ink(GREY)}
+    write(ax, f"all {overall:.2f}", (overall, 1), 0, 4, **style)
+    first, second = order[::-1][:2]
+    shares = f"{accuracy[first]:.1f} and {accuracy[second]:.1f} % correct"
+    return label_run(figure, run, f"{names[first]} and {names[second]} are hardest: {shares}")
 
 
 def plot_confusion_matrix(run: Run) -> Figure:
@@ -353,15 +342,7 @@ def plot_classes(data: Data) -> Figure:
         images = data.train.images[np.flatnonzero(data.train.labels == label_)[:per_class]]
         for ax, image in zip(axes[label_], images, strict=False):
             show_image(ax, image)
-        write(
-            axes[label_][0],
-            name,
-            (-0.15, 0.5),
-            xycoords="axes fraction",
-            ha="right",
-            va="center",
-            annotation_clip=False,
-        )
+        write_left(axes[label_][0], name)
     shown = f"{rows} of {len(data.classes)}" if rows < len(data.classes) else f"{rows}"
     below = f"{data.name} · {len(data.train):,} training images"
     return label(figure, f"{per_class} training images of each of {shown} classes", below, demo(data.name, data.notes))
