@@ -20,7 +20,7 @@ def map_sizes(model: nn.Module, every: bool = False) -> dict[str, tuple[int, int
     """Height and width of the maps that each block of a network makes of a 32x32 image, in the order of their making.
 
     Blocks are the network's children, in torchvision's networks those of `features`; with `every`, or if no block has
-    maps of 5x5, all modules. Those whose output has no positions left, such as the last pooling, are left out.
+    maps of 5x5, all modules. Those whose output has no positions left, such as the last pooling, are missing.
     """
     sizes, network = {}, _float32_copy(model)
 
@@ -34,15 +34,15 @@ def map_sizes(model: nn.Module, every: bool = False) -> dict[str, tuple[int, int
         network(torch.zeros(1, 3, SIZE, SIZE, device=next(network.parameters()).device))
     sizes.pop("", None)
     blocks = {name for name in sizes if "." not in name.removeprefix("features.") and name != "features"}
-    fine = any(min(sizes[name]) >= COARSEST for name in blocks)
-    return {name: size for name, size in sizes.items() if every or not fine or name in blocks}
+    every = every or not any(min(sizes[name]) >= COARSEST for name in blocks)
+    return {name: size for name, size in sizes.items() if every or name in blocks}
 
 
 def pick_layer(model: nn.Module, name: str | None = None) -> tuple[str, tuple[int, int]]:
-    """The module to explain, and the size of its maps: the one named, or the deepest block that is not too coarse.
+    """The module to explain, and the size of its maps: the one named, or the deepest block with maps of 5x5 or more.
 
-    Deep layers know classes, but their maps are coarse: the last one of our networks has 4x4 positions. So
-    the deepest of at least 5x5 is taken, here 8x8. Raises CourseError for an unknown name, or if there are no maps.
+    Deep layers know classes, but their maps are coarse, 4x4 in the last one of our networks, so it is the 8x8 before.
+    Raises CourseError for an unknown name, or if there are no maps.
     """
     sizes = map_sizes(model)
     if name is None and sizes:

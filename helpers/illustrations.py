@@ -16,6 +16,7 @@ from helpers.data import SIZE
 from helpers.evaluation import LOSSES
 from helpers.models import BasicBlock, ResidualLayer, make_model
 from helpers.plots import BLUES, COLOURS, GREY, ink, label, write
+from helpers.plumbing.errors import CourseError
 from helpers.recipes import RECIPES, OneCycle, Plateau
 from helpers.schedules import one_cycle, plateau_lrs, triangular
 
@@ -25,7 +26,10 @@ def plot_network(model_name: str) -> Figure:
 
     Boxes are as high as the maps (by the square root) and as wide as they have channels (by the logarithm).
     """
-    model = make_model(next(recipe for recipe in RECIPES.values() if recipe.model == model_name), 10).eval()
+    recipe = next((recipe for recipe in RECIPES.values() if recipe.model == model_name), None)
+    if recipe is None:
+        raise CourseError(f"There is no network {model_name!r}: choose custom_resnet or resnet18.")
+    model = make_model(recipe, 10).eval()
     shapes = {"image": (3, SIZE, SIZE)}
     for name, block in model.named_children():
         block.register_forward_hook(lambda _, __, output, name=name: shapes.update({name: tuple(output.shape[1:])}))
@@ -36,11 +40,11 @@ def plot_network(model_name: str) -> Figure:
     for k, (name, (channels, *sides)) in enumerate(shapes.items()):
         x, y = 0.035 * np.log2(channels), np.sqrt((*sides, 1)[0] / SIZE) / 2
         dx, dy, style = 0.3 * y, 0.4 * y, {"facecolor": BLUES[k] if counts[k] else "#BBBBBB", "edgecolor": "#333333"}
-        top.fill(
-            k + np.array([-x, -x + dx, x + dx, x + dx, x, x]), [y, y + dy, y + dy, dy - y, -y, y], **style, alpha=0.7
-        )
-        top.fill(k + np.array([-x, x, x, -x]), [-y, -y, y, y], **style)
-        top.plot([k + x, k + x + dx], [y, y + dy], color="#333333", linewidth=1)
+        left, right = k - x, k + x  # a box: what is seen of its top and its right side, its front, the edge between
+        sides_x = left, left + dx, right + dx, right + dx, right, right
+        top.fill(sides_x, (y, y + dy, y + dy, dy - y, -y, y), **style, alpha=0.7)
+        top.fill((left, right, right, left), (-y, -y, y, y), **style)
+        top.plot((right, right + dx), (y, y + dy), color="#333333", linewidth=1)
         write(top, name, (k + dx / 2, y + dy), 0, 5, ha="center", fontweight="bold")
         write(top, "×".join(map(str, (channels, *sides) if y > 0.1 else [channels])), (k, -y), 0, -13, ha="center")
         if residual := sum(isinstance(module, ResidualLayer | BasicBlock) for module in blocks[name].modules()):
@@ -64,23 +68,13 @@ def plot_residual_block() -> Figure:
     layers = [names[type(module)] for module in ResidualLayer(4, 8).res_block.modules() if type(module) in names]
     figure, ax = plt.subplots(figsize=(9, 2.3))
     end, line, middle = len(layers) + 0.7, plt.rcParams["text.color"], {"ha": "center", "va": "center"}
-    around = {
-        "arrowstyle": "-|>",
-        "color": ink(COLOURS["test"]),
-        "linewidth": 2,
-        "connectionstyle": "bar,fraction=-0.1",
-    }
-    ax.annotate("", (end, 0), (0.2, 0), arrowprops={"arrowstyle": "-|>", "color": line, "shrinkB": 10})
-    ax.annotate("", (end, 0), (0, 0), arrowprops=around | {"shrinkA": 12, "shrinkB": 12})
+    through = {"arrowstyle": "-|>", "color": line, "shrinkA": 12, "shrinkB": 11}
+    around = through | {"color": ink(COLOURS["test"]), "linewidth": 2, "connectionstyle": "bar,fraction=-0.1"}
+    for way in (through, around):
+        ax.annotate("", (end, 0), (0, 0), arrowprops=way)
     for k, name in enumerate(layers, start=1):
-        write(
-            ax,
-            name,
-            (k, 0),
-            **middle,
-            color="black",
-            bbox={"boxstyle": "round,pad=0.5", "facecolor": BLUES[1 + k // 4]},
-        )
+        box = {"boxstyle": "round,pad=0.5", "facecolor": BLUES[1 + k // 4]}
+        write(ax, name, (k, 0), **middle, color="black", bbox=box)
     plus = {"boxstyle": "circle,pad=0.1", "facecolor": plt.rcParams["axes.facecolor"], "edgecolor": line}
     write(ax, "+", (end, 0), **middle, fontsize=14, bbox=plus)
     write(ax, "X", (0, 0), **middle, fontsize=12, fontweight="bold")
@@ -138,12 +132,11 @@ def plot_plateau(plateau: Plateau, values: Sequence[float]) -> Figure:
     Above the values: those that improve are filled, the patience that runs out is shaded. Below the learning rate.
     """
     lrs, epochs = plateau_lrs(plateau, values), np.arange(1, len(values) + 1)
-    part = plateau.threshold  # torch's rule: better by more than this part of the best
-    better = (
-        (lambda new, old: new > old * (1 + part))
-        if plateau.mode == "max"
-        else (lambda new, old: new < old * (1 - part))
-    )
+    sign = 1 if plateau.mode == "max" else -1
+
+    def better(new: float, old: float) -> bool:
+        return sign * (new - old) > plateau.threshold * old  # torch's rule: by more than this part of the best
+
     best = list(accumulate(values, lambda old, new: new if better(new, old) else old))
     improved = np.array([True, *map(better, values[1:], best)])
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True, height_ratios=(2, 1))

@@ -51,7 +51,8 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*tqdm.autonotebook")  # its bar is replaced below
     import torch_lr_finder.lr_finder as library
 
-START_LR, END_LR = {"SGD": 1e-4, "Adam": 1e-6}, {"SGD": 10.0, "Adam": 1.0}  # the range that is swept
+START_LR = {"SGD": 1e-4, **dict.fromkeys(("Adam", "AdamW", "RMSprop"), 1e-6)}  # the range that is swept
+END_LR = {"SGD": 10.0, **dict.fromkeys(("Adam", "AdamW", "RMSprop"), 1.0)}
 STEPS, FAST_STEPS = 100, 40
 SMOOTHING = 0.2  # weight of the newest loss in the running mean
 POINT_IMAGES, SWEEP_IMAGES = 256, 12_800  # at least so many behind each point of the curve, and behind all of it
@@ -145,10 +146,8 @@ def read_curve(lrs: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
     found = lrs[above[-1] + 1 if len(above) else 0], np.sqrt(lrs[floor[0]] * lrs[floor[-1]])
     lr_min, lr_max = (float(f"{lr:.0e}") for lr in found)
     if lr_min >= lr_max:
-        raise CourseError(
-            f"The loss fell only between LR {found[0]:.2g} and {found[1]:.2g}, too short a range to read: "
-            "sweep in more steps (lr-find --steps)."
-        )
+        short = f"The loss fell only between LR {found[0]:.2g} and {found[1]:.2g}, too short a range to read"
+        raise CourseError(f"{short}: sweep in more steps (lr-find --steps).")
     return lr_min, lr_max
 
 
@@ -181,19 +180,10 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
         lr_min, lr_max = read_curve(lrs, losses)
         notes = [*data.notes, *change_notes(recipe, besides=NOT_SWEPT)]
         notes += [f"{steps} steps instead of {STEPS}"] if steps != STEPS else []
-        result = RangeTest(
-            title=f"LR range test · {recipe.name} · {data.name} · seed {seed}",
-            notes=notes,
-            lrs=lrs.tolist(),
-            losses=losses.tolist(),
-            lr_min=lr_min,
-            lr_max=lr_max,
-            steepest=suggestion,
-            ended=ended,
-            settings=swept,
-            provenance=device.provenance,
-            raw=unsmoothed(losses).tolist(),
-        )
+        title = f"LR range test · {recipe.name} · {data.name} · seed {seed}"
+        curve = {"lrs": lrs.tolist(), "losses": losses.tolist(), "raw": unsmoothed(losses).tolist()}
+        found = {"lr_min": lr_min, "lr_max": lr_max, "steepest": suggestion, "ended": ended}
+        result = RangeTest(title, notes, settings=swept, provenance=device.provenance, **curve, **found)
         write_text(path, json.dumps(asdict(result), indent=1) + "\n")
     return result
 

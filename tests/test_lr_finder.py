@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from helpers.loaders import make_loader
 from helpers.plumbing import synthetic
 from helpers.plumbing.devices import Device
 from helpers.plumbing.errors import CourseError
-from helpers.recipes import changed, get_recipe
+from helpers.recipes import Recipe, changed, get_recipe
 from helpers.runs import load_lr
 from helpers.schedules import make_optimizer
 from helpers.settings import REPOSITORY
@@ -35,7 +36,7 @@ def data():
 
 @pytest.fixture
 def loader(data):
-    return make_loader(data.train, 20, mean=data.mean, std=data.std, seed=0)
+    return make_loader(data.train, data.mean, data.std, batch_size=20, seed=0)
 
 
 class Linear(nn.Module):
@@ -265,3 +266,7 @@ def test_load_lr_names_the_damaged_or_missing_file(tmp_path):
     (tmp_path / "lr_find.json").write_text(json.dumps({"lr_min": 1})[:-3])
     with pytest.raises(CourseError, match=r"lr_find\.json is damaged"):
         load_lr(tmp_path / "lr_find.json")
+
+
+def test_every_optimizer_of_the_recipes_has_a_range():
+    assert set(lr_finder.START_LR) == set(lr_finder.END_LR) == set(get_args(Recipe.__annotations__["optimizer"]))
