@@ -113,9 +113,7 @@ def select(predictions: Selection, *, correct: bool, count: int, order: str = "c
     ranked = found if order == "first" else _confident_first(predictions, found)
     if order == "per-class":
         labels = predictions.actual[ranked]
-        turn = np.zeros(len(labels), dtype=int)
-        for label in np.unique(labels):
-            turn[labels == label] = np.arange(np.sum(labels == label))
+        turn = sum((labels == label).cumsum() * (labels == label) for label in np.unique(labels))
         ranked = ranked[np.lexsort((labels, turn))]  # everyone's first by class, then everyone's second
     chosen = predictions[ranked[:count]]
     return replace(chosen, kind=KINDS[correct], available=len(found), order=order, missing=missing)

@@ -14,6 +14,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from helpers.augmentation import augment, compose
 from helpers.data import Data
@@ -300,7 +301,7 @@ def plot_confusion_matrix(run: Run) -> Figure:
     few = len(names) <= MOST_CLASSES
     cells = {"annot": confusion if few else None, "fmt": "d", "linewidths": 0.5 if few else 0, "linecolor": page}
     cells |= {"square": True, "ax": ax, "xticklabels": names, "yticklabels": names}
-    bar = {"label": "misclassified images", "shrink": 0.6}
+    bar = {"label": "misclassified images", "shrink": 0.6, "ticks": MaxNLocator(integer=True)}
     scale = LinearSegmentedColormap.from_list("mistakes", [page, "#E8743B"])
     sns.heatmap(wrong, mask=right, cmap=scale, vmin=0, vmax=max(1, wrong.max()), cbar_kws=bar, **cells)
     sns.heatmap(confusion, mask=~right, cmap=[grey], cbar=False, **cells)
