@@ -1,4 +1,4 @@
-"""The course's figures. Each says which recipe, data and seed it shows, and where it was measured."""
+"""The course's figures. A title says what is seen, computed from the run; the run itself stands below it all."""
 
 import textwrap
 from collections.abc import Sequence
@@ -7,41 +7,33 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from helpers.augmentation import augment, compose
 from helpers.data import Data
-from helpers.evaluation import LOSSES
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import write_atomically
-from helpers.recipes import Plateau, Recipe
+from helpers.recipes import RECIPES, Plateau, Recipe
 from helpers.runs import RangeTest, Run
-from helpers.schedules import plateau_lrs, triangular
 
-# After Okabe & Ito's colours, which people with any colour vision tell apart, their blue lightened so that it reads
-# on dark pages as well as on white ones. The same thing always has the same colour.
-COLOURS = {"train": "#1B7FC0", "val": "#009E73", "test": "#D55E00", "lr": "#1B7FC0", "momentum": "#CC79A7"}
-RUN_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00")  # one for each compared run
+# After Okabe & Ito's colours, which people with any colour vision tell apart, here dark enough for white pages.
+# The same thing always has the same colour. `ink` fits them to the page.
+COLOURS = {"train": "#1A75B0", "val": "#007F5F", "test": "#C25200", "lr": "#1A75B0", "momentum": "#A8528A"}
+RUN_COLOURS = ("#C25200", "#1A75B0", "#007F5F", "#A8528A", "#8A6D00", "#5A5AC8")  # one for each compared run
 NAMES = {"train": "training", "val": "validation", "test": "test"}
-GREY = "#777777"
-MOST_CLASSES = 30  # what a figure can show by name
-NOTED = "#CF4520"  # titles of what is no plain result
+GREY, RED = "#6E6E6E", "#C8102E"
+BLUES = ("#DCEBF7", "#BBD9EE", "#90C2E3", "#63A7D5", "#3F8CC5", "#2271B2", "#11559A", "#0B4079")  # light to dark
+MOST_CLASSES = 30  # whose counts a confusion matrix has room for
 
-plt.rcParams.update(
-    {
-        "figure.dpi": 100,
-        "savefig.dpi": 150,
-        "figure.constrained_layout.use": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.25,
-        "axes.titlesize": 11,
-        "lines.linewidth": 1.8,
-    }
-)
+plt.rc("figure", dpi=100)
+plt.rc("figure.constrained_layout", use=True)
+plt.rc("savefig", dpi=150)
+plt.rc("axes", grid=True, titlesize=11)
+plt.rc("axes.spines", top=False, right=False)
+plt.rc("grid", alpha=0.25)
+plt.rc("lines", linewidth=1.8)
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -51,91 +43,128 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _label(figure: Figure, title: str, provenance: str = "", notes: Sequence[str] = ()) -> Figure:
-    """The title above, under it what a reader must not overlook, and below where it was measured."""
-    width = int(figure.get_figwidth() * 12)
-    lines = [line for note in notes for line in textwrap.wrap(note, width)]
-    style = {"fontsize": 10, "color": NOTED} if lines else {"fontsize": 11}
-    text = "\n".join((title, *lines)).replace("$", r"\$")
-    figure.suptitle(text, fontweight="bold", x=0.01, ha="left", **style)
-    if provenance:
-        figure.supxlabel(provenance, fontsize=7, color=GREY, x=0.99, ha="right")
+def contrast(colour: str, page: str) -> float:
+    """The contrast ratio of two colours, from 1 to 21 (WCAG 2.1)."""
+    values = np.array([to_rgb(colour), to_rgb(page)])
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    dark, light = sorted(linear @ (0.2126, 0.7152, 0.0722) + 0.05)
+    return light / dark
+
+
+def ink(colour: str) -> str:
+    """The colour, moved towards that of text until it reads on this page, white or dark: contrast 5 (WCAG: 4.5)."""
+    page, text = plt.rcParams["axes.facecolor"], np.array(to_rgb(plt.rcParams["text.color"]))
+    mixed = (to_hex(text + share * (np.array(to_rgb(colour)) - text)) for share in np.linspace(1, 0, 51))
+    return next(shade for shade in mixed if contrast(shade, page) >= 5)
+
+
+def label(figure: Figure, title: str, below: str = "", mark: str = "") -> Figure:
+    """Write what is seen above the figure, where it comes from below it, and a red mark on what is no result."""
+    width, height = figure.get_size_inches()
+    title, below = (
+        "\n".join(textwrap.wrap(text, max(20, int(letters)))).replace("$", r"\$")
+        for text, letters in ((title, 10 * width - 1.2 * len(mark)), (below, 15 * width))
+    )
+    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
+    figure.supxlabel(below, fontsize=8, color=ink(GREY), x=0.01, ha="left")
+    red = {"fontsize": 10, "fontweight": "bold", "color": ink(RED)}
+    figure.text(0.99, 1 - 0.05 / height, mark, ha="right", va="top", **red)
     return figure
 
 
-def label_run(figure: Figure, run: Run, subtitle: str = "") -> Figure:
-    """What every figure of a run says: the run, what is shown, what a reader must not overlook, the machine."""
-    title = "\n".join((run.title, *textwrap.wrap(subtitle, int(figure.get_figwidth() * 11))))
-    return _label(figure, title, run.provenance, run.config["notes"])
+def demo(data: str, notes: Sequence[str], short: bool = False) -> str:
+    """The mark of what is no result: drawn pictures, a part of the images, a short training; or nothing."""
+    limited = any(note.startswith("limited to ") for note in notes)
+    kinds = {"synthetic": data == "synthetic", "limited images": limited, "short": short}
+    return next((f"DEMO · {kind}" for kind, true in kinds.items() if true), "")
 
 
-def _write(ax: Axes, text: str, at: tuple, dx: float = 0, dy: float = 0, **style) -> None:
+def label_run(figure: Figure, run: Run, title: str) -> Figure:
+    """Write what is seen above a figure of a run, and the run below it."""
+    return label(figure, title, _below(run), _mark(run))
+
+
+def _below(run: Run) -> str:
+    changed = "recipe changed" if any(note.startswith("changed: ") for note in run.config["notes"]) else ""
+    return " · ".join(filter(None, (run.title, changed, run.provenance)))
+
+
+def _mark(run: Run) -> str:
+    short = run.recipe.epochs < RECIPES.get(run.recipe.name, run.recipe).epochs
+    return demo(run.config["data"]["name"], run.config["notes"], short)
+
+
+def write(ax: Axes, text: str, at: tuple, dx: float = 0, dy: float = 0, **style) -> None:
     """Text beside a point of the data, `dx` and `dy` typographic points away from it."""
     text = text.replace("$", r"\$")  # no formula, also in a class's name
     ax.annotate(text, at, xytext=(dx, dy), textcoords="offset points", **{"fontsize": 9, **style})
 
 
-def plot_triangular(lr_min: float, lr_max: float, step_size: int, cycles: int = 2, found_by: str = "") -> Figure:
-    """The triangular cyclic learning rate of Smith (2015), its two bounds as dashed lines, and what they come from."""
-    iterations = np.linspace(0, 2 * step_size * cycles, 400 * cycles + 1)
-    figure, ax = plt.subplots(figsize=(7, 3))
-    ax.plot(iterations, triangular(iterations, step_size, lr_min, lr_max), color=COLOURS["lr"])
-    for bound, name in ((lr_min, "LRMIN"), (lr_max, "LRMAX")):
-        ax.axhline(bound, linestyle="--", color=GREY, linewidth=1)
-        _write(ax, f"{name} {bound:g}", (1.01, bound), xycoords=("axes fraction", "data"), va="center", color=GREY)
-    ax.set(xlabel="iteration", ylabel="learning rate", xlim=(0, iterations[-1]))
-    ax.set_xticks(np.arange(0, 2 * cycles + 1) * step_size)
-    title = f"Triangular cyclic learning rate · step size {step_size} iterations"
-    return _label(figure, title, found_by and f"bounds: {found_by}")
-
-
 def plot_range_test(result: RangeTest) -> Figure:
     """Loss against learning rate, with the two bounds of the rule and the library's suggestion."""
-    lrs, losses = np.array(result.lrs), np.array(result.losses)
+    lrs, losses, colour = np.array(result.lrs), np.array(result.losses), ink(COLOURS["val"])
     figure, ax = plt.subplots(figsize=(8, 4.2))
-    ax.plot(lrs, losses, color=COLOURS["train"])
+    if result.raw:
+        ax.plot(lrs, result.raw, ".", markersize=4, color=GREY, alpha=0.6)
+    ax.plot(lrs, losses, color=ink(COLOURS["train"]))
+    room = 0.15 * np.ptp(losses)
     ax.set(xscale="log", xlabel="learning rate", ylabel="training loss (smoothed)")
+    ax.set_ylim(losses.min() - room, losses.max() + 2 * room)
     ax.axvspan(result.lr_min, result.lr_max, color=COLOURS["val"], alpha=0.12, linewidth=0)
     for name, lr, side, dx in (("LRMIN", result.lr_min, "right", -4), ("LRMAX", result.lr_max, "left", 4)):
-        ax.axvline(lr, color=COLOURS["val"], linestyle="--", linewidth=1.2)
+        ax.axvline(lr, color=colour, linestyle="--", linewidth=1.2)
         top = {"xycoords": ("data", "axes fraction"), "ha": side, "va": "top"}
-        _write(ax, f"{name}\n{lr:g}", (lr, 0.98), dx, **top, color=COLOURS["val"], fontweight="bold")
+        write(ax, f"{name}\n{lr:g}", (lr, 0.98), dx, **top, color=colour, fontweight="bold")
     if result.steepest is not None:
         loss = losses[np.argmin(np.abs(lrs - result.steepest))]
-        ax.plot(result.steepest, loss, "o", color=COLOURS["test"])
+        ax.plot(result.steepest, loss, "o", color=ink(COLOURS["test"]))
         text = f"steepest slope {result.steepest:.2g}\n(torch-lr-finder)"
-        _write(ax, text, (result.steepest, loss), 8, 8, fontsize=8, color=COLOURS["test"])
-        ax.margins(y=0.15)
-    return _label(figure, result.title, f"{result.ended} · {result.provenance}", result.notes)
+        free = {
+            "facecolor": plt.rcParams["axes.facecolor"],
+            "edgecolor": "none",
+            "pad": 1,
+        }  # no curve strikes it through
+        write(ax, text, (result.steepest, loss), 8, 8, fontsize=8, color=ink(COLOURS["test"]), bbox=free)
+    title = f"The loss falls between the learning rates {result.lr_min:g} and {result.lr_max:g}"
+    below = f"{result.title} · {result.ended} · {result.provenance}"
+    short = any(" steps instead of " in note for note in result.notes)
+    return label(figure, title, below, demo(result.settings["data"].get("name", ""), result.notes, short))
 
 
 def plot_schedule(run: Run) -> Figure:
     """Learning rate and momentum of every optimizer step of the run, as the optimizer had them."""
     run.check_begun()
-    iteration, an_epoch = run.steps["step"] + 1, run.steps_per_epoch
+    lr, momentum = run.steps["lr"], run.steps["momentum"]
+    epoch, peak, colour = (run.steps["step"] + 1) / run.steps_per_epoch, int(np.argmax(lr)), ink(COLOURS["lr"])
     figure, ax = plt.subplots(figsize=(8, 3.4))
-    ax.plot(iteration, run.steps["lr"], color=COLOURS["lr"])
-    scale = "log" if isinstance(run.recipe.schedule, Plateau) else "linear"
-    ax.set(xlabel=f"iteration, {an_epoch} an epoch", xlim=(0, run.recipe.epochs * an_epoch), yscale=scale)
-    ax.set_ylabel("learning rate", color=COLOURS["lr"])
-    lr, peak = run.steps["lr"], int(np.argmax(run.steps["lr"]))
-    labels = [(0, 3, -12, "left"), (peak, 0, 5, "center"), (-1, 0, -12, "right")]
-    if scale == "log":  # the start of the warm-up, its end, and every step down
-        labels = [(step, 4, 6, "left") for step in dict.fromkeys((0, peak, *(np.flatnonzero(lr[1:] < lr[:-1]) + 1)))]
-    for step, dx, dy, side in labels:
-        _write(ax, f"{lr[step]:.3g}", (iteration[step], lr[step]), dx, dy, ha=side, color=COLOURS["lr"])
+    ax.plot(epoch, lr, color=colour)
+    ax.set(xlabel="epoch", xlim=(0, run.recipe.epochs))
+    ax.set_ylabel("learning rate", color=colour)
     ax.margins(y=0.15)
-    momentum = run.steps["momentum"]
+    if isinstance(run.recipe.schedule, Plateau):
+        falls = np.flatnonzero(lr[1:] < lr[:-1]) + 1
+        labels = [(step, "", 4, 6, "left") for step in (peak, *falls)]
+        ax.set(yscale="log") if len(falls) else ax.set(ylim=(0, 1.2 * lr[peak]))
+        times = f"reduced {len(falls)} times" if len(falls) > 1 else "reduced once" if len(falls) else "never reduced"
+        title = f"The learning rate {lr[peak]:.3g} was {times}"
+    else:
+        labels = [
+            (0, "", 3, -12, "left"),
+            (peak, f" at epoch {epoch[peak]:.3g}", 0, 5, "center"),
+            (-1, "", 0, -12, "right"),
+        ]
+        title = f"The learning rate climbs to {lr[peak]:.3g} at epoch {epoch[peak]:.3g} and ends at {lr[-1]:.2g}"
+    for step, text, dx, dy, side in labels:
+        write(ax, f"{lr[step]:.3g}{text}", (epoch[step], lr[step]), dx, dy, ha=side, color=colour)
     if np.ptp(momentum) == 0:  # a second axis would only cross the curve
-        corner = {"xycoords": "axes fraction", "ha": "right", "va": "top"}
-        _write(ax, f"momentum {momentum[0]:g}", (1, 1), -4, -4, **corner, color=COLOURS["momentum"])
+        ax.set_xlabel(f"epoch (momentum {momentum[0]:g} throughout)")
     else:
         twin = ax.twinx()
-        twin.plot(iteration, momentum, color=COLOURS["momentum"], linestyle="--", linewidth=1.3)
-        twin.set_ylabel("momentum", color=COLOURS["momentum"])
+        twin.plot(epoch, momentum, color=ink(COLOURS["momentum"]), linestyle="--", linewidth=1.3)
+        twin.set_ylabel("momentum (dashed)", color=ink(COLOURS["momentum"]))
         twin.grid(False)
         twin.spines["right"].set_visible(True)
-    return label_run(figure, run)
+    return label_run(figure, run, title)
 
 
 def plot_curves(run: Run) -> Figure:
@@ -149,17 +178,21 @@ def plot_curves(run: Run) -> Figure:
     for ax, (quantity, unit, form, away) in zip(axes, kinds, strict=True):
         last = {split: run.history[f"{split}_{quantity}"][-1] for split in splits}
         for split in splits:
-            ax.plot(epochs, run.history[f"{split}_{quantity}"], color=COLOURS[split], marker="o", markersize=3)
+            ax.plot(epochs, run.history[f"{split}_{quantity}"], color=ink(COLOURS[split]), marker="o", markersize=3)
         for epoch in epochs[run.reduced]:
             ax.axvline(epoch - 0.5, color=GREY, linestyle=":", linewidth=1)
-        ax.set(xlabel="epoch", ylabel=unit)
+        ax.set(xlabel="epoch (dotted: learning rate reduced)" if len(run.reduced) else "epoch", ylabel=unit)
         ax.xaxis.get_major_locator().set_params(integer=True)
         place, (low, high) = -np.inf, ax.get_ylim()
         for split in sorted(splits, key=lambda split: away * last[split]):
             place = max(away * (last[split] - low) / (high - low), place + 0.07)  # of the axes: the height of a label
             text = f"{NAMES[split]} {form.format(last[split])}"
-            _write(ax, text, (1.01, away * place), xycoords="axes fraction", va="center", color=COLOURS[split])
-    return label_run(figure, run)
+            write(ax, text, (1.01, away * place), xycoords="axes fraction", va="center", color=ink(COLOURS[split]))
+    reported = (
+        run.summary["reported"] if run.summary else {"test_acc": run.history["test_acc"][-1], "epoch": len(epochs)}
+    )
+    title = f"{reported['test_acc']:.2f} % of the test images are classified correctly after epoch {reported['epoch']}"
+    return label_run(figure, run, title)
 
 
 def plot_comparison(runs: Sequence[Run]) -> Figure:
@@ -172,75 +205,26 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
         raise CourseError(f"From 1 to {len(RUN_COLOURS)} runs can be compared in a figure, not {len(runs)}.")
     for run in runs:
         run.check_begun()
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4.8), sharey=True)
-    titles, lowest = [run.title for run in runs], 100.0
-    for run, colour in zip(runs, RUN_COLOURS[: len(runs)], strict=True):
-        epochs, lower = run.history["epoch"], run.reduced
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.4), sharey=True)
+    recipes, lowest, ends = [run.recipe.name for run in runs], 100.0, {}
+    for run, colour in zip(runs, RUN_COLOURS, strict=False):
+        name = run.recipe.name if recipes.count(run.recipe.name) == 1 else f"{run.folder.parent.name}/{run.folder.name}"
         held_out = "val" if np.isfinite(run.history["val_acc"]).any() else "test"
-        name = run.title if titles.count(run.title) == 1 else f"{run.folder.parent.name}/{run.folder.name}"
         for ax, split in zip(axes, ("train", held_out), strict=True):
-            values = run.history[f"{split}_acc"]
-            label = f"{name}\n{NAMES[split]} {values[-1]:.2f} % after epoch {epochs[-1]:.0f}"
-            ax.plot(epochs, values, color=colour, label=label.replace("$", r"\$"))
-            ax.plot(epochs[lower], values[lower], "o", color=colour, markersize=4)
+            epochs, values, text = run.history["epoch"], run.history[f"{split}_acc"], f"{name}: {NAMES[split]}"
+            ends[name] = values[-1]
+            ax.plot(epochs, values, color=ink(colour), label=f"{text} {ends[name]:.2f} %".replace("$", r"\$"))
+            ax.plot(epochs[run.reduced], values[run.reduced], "o", color=ink(colour), markersize=4)
             lowest = min(lowest, values[len(values) // 8 :].min())
-    for ax, name in zip(axes, ("training", "held-out images"), strict=True):
+    for ax, name in zip(axes, ("training images", "held-out images"), strict=True):
         ax.set(xlabel="epoch (dot: the first at a lower learning rate)", title=name)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8)  # below: two curves leave no corner empty
     axes[0].set(ylabel="accuracy (%)", ylim=(max(0, lowest - 2), None))
-    every = [note for note in runs[0].config["notes"] if all(note in run.config["notes"] for run in runs)]
-    own = [f"{run.recipe.name}: {note}" for run in runs for note in run.config["notes"] if note not in every]
-    names = " against ".join(dict.fromkeys(run.recipe.name for run in runs))
-    return _label(figure, names, " | ".join(dict.fromkeys(run.provenance for run in runs)), [*every, *own])
-
-
-def plot_plateau(plateau: Plateau, values: Sequence[float]) -> Figure:
-    """What ReduceLROnPlateau makes of a made-up course of the monitored value, an epoch each.
-
-    Above the values: those that improve are filled, the patience that runs out is shaded. Below the learning rate.
-    """
-    lrs, epochs = plateau_lrs(plateau, values), np.arange(1, len(values) + 1)
-    drops = epochs[:-1][np.diff(lrs) < 0]  # the last epoch at the higher learning rate
-    improved, best = np.zeros(len(values), dtype=bool), None
-    for k, value in enumerate(values):  # torch's rule: by more than the threshold's part of the best
-        margin = 0 if best is None else abs(best) * plateau.threshold
-        if best is None or (value > best + margin if plateau.mode == "max" else value < best - margin):
-            improved[k], best = True, value
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True, height_ratios=(2, 1))
-    top.plot(epochs, values, color=COLOURS["val"], linewidth=1)
-    for chosen, face in ((improved, COLOURS["val"]), (~improved, top.get_facecolor())):
-        style = {"linestyle": "", "markerfacecolor": face, "markeredgecolor": COLOURS["val"]}
-        top.plot(epochs[chosen], np.array(values)[chosen], marker="o", **style)
-    bottom.step(epochs, lrs, where="mid", color=COLOURS["lr"])
-    for drop in drops:
-        top.axvspan(drop - plateau.patience - 0.5, drop + 0.5, color=GREY, alpha=0.15, linewidth=0)
-        waited = f"{plateau.patience + 1} without\nimprovement"
-        middle = (drop - plateau.patience / 2, 0.04)
-        _write(top, waited, middle, xycoords=("data", "axes fraction"), ha="center", fontsize=8, color=GREY)
-        _write(bottom, f"{lrs[drop]:.3g}", (drop + 1, lrs[drop]), 2, 5, color=COLOURS["lr"])
-    _write(bottom, f"{lrs[0]:.3g}", (1, lrs[0]), 2, -12, color=COLOURS["lr"])
-    top.set(ylabel=f"{plateau.monitor}, made up")
-    bottom.set(ylabel="learning rate", yscale="log", xlabel="epoch")
-    bottom.xaxis.get_major_locator().set_params(integer=True)
-    bottom.margins(y=0.25)
-    title = f"ReduceLROnPlateau · {plateau.mode} · factor {plateau.factor:g} · patience {plateau.patience}"
-    return _label(figure, title)
-
-
-def plot_normalised_together(images: int = 4, channels: int = 6) -> Figure:
-    """Which values share a mean and a variance: a cell is one channel of one image, with all its positions."""
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2))
-    image, channel = np.indices((images, channels))
-    panels = ((channel, "BatchNorm: each channel, over the batch"), (image, "layer normalisation: each image"))
-    for ax, (group, name) in zip(axes, panels, strict=True):
-        ax.pcolormesh(group, cmap="Pastel1", vmin=0, vmax=8, edgecolor="white", linewidth=1.5)
-        ax.invert_yaxis()
-        ax.set(title=name, xlabel="channel", ylabel="image", aspect="equal")
-        ax.set_xticks(np.arange(channels) + 0.5, np.arange(channels) + 1)
-        ax.set_yticks(np.arange(images) + 0.5, np.arange(images) + 1)
-        ax.grid(False)
-    return _label(figure, "Cells of one colour are normalised with the same mean and variance")
+    best = max(ends, key=ends.get)
+    below = " | ".join(dict.fromkeys(_below(run) for run in runs))
+    title = f"{best} ends highest, at {ends[best]:.2f} % of the held-out images"
+    return label(figure, title, below, next(filter(None, map(_mark, runs)), ""))
 
 
 def class_names(names: Sequence[str]) -> list[str]:
@@ -248,42 +232,59 @@ def class_names(names: Sequence[str]) -> list[str]:
     return [name.replace("$", r"\$") for name in names]
 
 
-def _confusion(run: Run) -> np.ndarray:
+def _confusion(run: Run) -> tuple[np.ndarray, list[str]]:
     run.check_finished()
-    return np.array(run.summary["confusion_matrix"])
+    return np.array(run.summary["confusion_matrix"]), class_names(run.config["data"]["classes"])
+
+
+def _row(names: Sequence[str]) -> float:
+    """Inches for the row of a class."""
+    return 0.3 if len(names) <= MOST_CLASSES else 0.18
 
 
 def plot_class_accuracy(run: Run) -> Figure:
-    """The share of each class's test images that was classified correctly, the lowest first (30 at most).
+    """The share of each class's test images that was classified correctly, the lowest first.
 
     The lines reach one standard error, sqrt(p (1 - p) / n), to either side.
     """
-    confusion, classes = _confusion(run), class_names(run.config["data"]["classes"])
+    confusion, names = _confusion(run)
     accuracy, images = run.class_accuracy, confusion.sum(axis=1)
     error = np.sqrt(accuracy * (100 - accuracy) / images)
-    order = np.argsort(accuracy)[:MOST_CLASSES][::-1]  # drawn from below, so the lowest stands on top
-    figure, ax = plt.subplots(figsize=(8, 0.3 * len(order) + 1.4))
-    ax.errorbar(accuracy[order], range(len(order)), xerr=error[order], fmt="o", color=COLOURS["test"])
-    ax.set_yticks(range(len(order)), [f"{classes[i]}  {accuracy[i]:.1f}" for i in order])
+    order = np.argsort(accuracy, kind="stable")[::-1]  # drawn from below, so the lowest stands on top
+    figure, ax = plt.subplots(figsize=(8, min(20, _row(names) * len(order) + 1.4)))
+    ax.errorbar(accuracy[order], range(len(order)), xerr=error[order], fmt="o", color=ink(COLOURS["test"]))
+    ax.set_yticks(range(len(order)), [f"{names[k]}  {accuracy[k]:.1f}" for k in order])
+    ax.set(xlabel="test accuracy (%), with one standard error", ylim=(-0.7, len(order) - 0.3))
     overall = 100 * confusion.trace() / confusion.sum()
-    ax.axvline(overall, color=GREY, linestyle="--", linewidth=1)
-    _write(ax, f"all {overall:.2f}", (overall, 1.01), xycoords=("data", "axes fraction"), ha="center", color=GREY)
-    ax.set(xlabel="test accuracy (%), with one standard error")
-    return label_run(figure, run)
+    ax.axvline(overall, color=ink(GREY), linestyle="--", linewidth=1)
+    write(
+        ax, f"all {overall:.2f}", (overall, 1), 0, 4, xycoords=("data", "axes fraction"), ha="center", color=ink(GREY)
+    )
+    hardest, second = order[::-1][:2]
+    shares = f"{accuracy[hardest]:.1f} and {accuracy[second]:.1f} % correct"
+    title = f"{names[hardest]} and {names[second]} are hardest: {shares}"
+    return label_run(figure, run, title)
 
 
 def plot_confusion_matrix(run: Run) -> Figure:
     """Counts of test images by actual class (rows) and predicted class (columns), written out up to 30 classes."""
-    confusion, classes = _confusion(run), class_names(run.config["data"]["classes"])
-    wrong = confusion - np.diag(confusion.diagonal())
-    figure, ax = plt.subplots(figsize=(7.4, 6))
-    few = len(classes) <= MOST_CLASSES
-    scale = {"cmap": "Oranges", "cbar_kws": {"label": "misclassified images", "shrink": 0.8}}
-    cells = {"annot": confusion if few else None, "fmt": "d", "linewidths": 0.5 if few else 0}
-    sns.heatmap(wrong, square=True, ax=ax, xticklabels=classes, yticklabels=classes, **scale, **cells)
+    confusion, names = _confusion(run)
+    right, size = np.eye(len(names), dtype=bool), min(20, max(6, 1.1 * _row(names) * len(names)))
+    wrong = np.where(right, 0, confusion)
+    figure, ax = plt.subplots(figsize=(size + 1.4, size))
+    page, grey = plt.rcParams["axes.facecolor"], "#B0B0B0" if plt.rcParams["text.color"] == "black" else "#555555"
+    few = len(names) <= MOST_CLASSES
+    cells = {"annot": confusion if few else None, "fmt": "d", "linewidths": 0.5 if few else 0, "linecolor": page}
+    cells |= {"square": True, "ax": ax, "xticklabels": names, "yticklabels": names}
+    bar = {"label": "misclassified images", "shrink": 0.6}
+    scale = LinearSegmentedColormap.from_list("mistakes", [page, "#E8743B"])
+    sns.heatmap(wrong, mask=right, cmap=scale, vmin=0, vmax=max(1, wrong.max()), cbar_kws=bar, **cells)
+    sns.heatmap(confusion, mask=~right, cmap=[grey], cbar=False, **cells)
     ax.set(xlabel="predicted class", ylabel="actual class")
     ax.grid(False)
-    return label_run(figure, run)
+    actual, predicted = np.unravel_index(wrong.argmax(), wrong.shape)
+    title = f"Most often {names[actual]} is taken for {names[predicted]}: {wrong.max():,} images"
+    return label_run(figure, run, title if wrong.any() else "Every test image is classified correctly")
 
 
 RUN_FIGURES = {  # by name: what it shows, and how it is drawn
@@ -310,16 +311,24 @@ def plot_classes(data: Data) -> Figure:
     """The first training images of every class (of 30 at most)."""
     rows, per_class = min(len(data.classes), MOST_CLASSES), 8
     figure, axes = plt.subplots(rows, per_class, figsize=(per_class * 0.8 + 1, rows * 0.8 + 0.5))
-    for label, name in enumerate(class_names(data.classes[:rows])):
-        images = data.train.images[np.flatnonzero(data.train.labels == label)[:per_class]]
-        for ax, image in zip(axes[label], images, strict=False):
+    for ax in axes.flat:
+        ax.axis("off")
+    for label_, name in enumerate(class_names(data.classes)[:rows]):
+        images = data.train.images[np.flatnonzero(data.train.labels == label_)[:per_class]]
+        for ax, image in zip(axes[label_], images, strict=False):
             show_image(ax, image)
-        for ax in axes[label][len(images) :]:
-            ax.axis("off")
-        axes[label][0].annotate(
-            name, (-0.15, 0.5), xycoords="axes fraction", ha="right", va="center", annotation_clip=False
+        write(
+            axes[label_][0],
+            name,
+            (-0.15, 0.5),
+            xycoords="axes fraction",
+            ha="right",
+            va="center",
+            annotation_clip=False,
         )
-    return _label(figure, f"{data.name} · training images", notes=data.notes)
+    shown = f"{rows} of {len(data.classes)}" if rows < len(data.classes) else f"{rows}"
+    below = f"{data.name} · {len(data.train):,} training images"
+    return label(figure, f"{per_class} training images of each of {shown} classes", below, demo(data.name, data.notes))
 
 
 def plot_augmentation(recipe: Recipe, data: Data, seed: int = 0, images: int = 4, draws: int = 7) -> Figure:
@@ -334,22 +343,5 @@ def plot_augmentation(recipe: Recipe, data: Data, seed: int = 0, images: int = 4
             title = ("original", "augmented")[column] if row == 0 and column < 2 else ""
             show_image(ax, picture, title)
     names = " → ".join(name for name, _ in recipe.augmentation) or "none"
-    return _label(figure, f"Augmentation of {recipe.name} · {data.name} · seed {seed}\n{names}", notes=data.notes)
-
-
-def plot_softmax_twice() -> Figure:
-    """Cross-entropy of logits and of probabilities, as the correct class's logit passes that of one wrong class."""
-    margin = torch.linspace(-10, 10, 201)
-    logits = torch.full((len(margin), 10), -20.0)  # the other classes are out of the question
-    logits[:, 0], logits[:, 1] = margin, 0
-    labels = torch.zeros(len(margin), dtype=torch.long)
-    figure, ax = plt.subplots(figsize=(7, 3.4))
-    for name, colour in (("cross_entropy", COLOURS["train"]), ("cross_entropy_of_softmax", COLOURS["test"])):
-        losses = LOSSES[name](logits, labels, reduction="none")
-        ax.plot(margin, losses, color=colour)
-        style = {"ha": "right", "color": colour, "fontweight": "bold"}
-        _write(ax, f"{name} {losses[-1]:.3f}", (margin[-1], losses[-1]), 0, 6, **style)
-    _write(ax, f"{losses[0]:.3f}", (margin[0], losses[0]), 4, 6, color=colour, fontweight="bold")
-    ax.set(xlabel="logit of the correct class (one wrong class: 0, the other eight: -20)", ylabel="loss")
-    ax.set(ylim=(0, None), xlim=(-10, 10))
-    return _label(figure, "Cross-entropy after one softmax and after two, 10 classes")
+    below = f"{recipe.name} · {data.name} · seed {seed}"
+    return label(figure, f"Augmentation: {names}", below, demo(data.name, data.notes))

@@ -1,6 +1,6 @@
 """What a run leaves: its folder, read again. Everything that is drawn or judged is drawn and judged from this."""
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +155,7 @@ class RangeTest:
     ended: str  # why the curve ends where it does
     settings: Swept
     provenance: str
+    raw: list[FiniteFloat] = field(default_factory=list)  # one per step, before smoothing; older records have none
 
 
 RANGE_TEST = TypeAdapter(RangeTest)

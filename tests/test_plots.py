@@ -1,3 +1,5 @@
+"""Figures: what they claim is what was recorded, and it can be read on a white and on a dark page."""
+
 import dataclasses
 import itertools
 
@@ -7,26 +9,28 @@ import pytest
 from conftest import random_images
 
 matplotlib.use("agg")
-from helpers import plots
+from helpers import illustrations, plots
 from helpers.data import Data, Split, channel_statistics
-from helpers.lr_finder import RangeTest
+from helpers.models import make_model
 from helpers.plumbing.errors import CourseError
-from helpers.recipes import RECIPES, Plateau, with_epochs
-from helpers.runs import HISTORY_COLUMNS, Run, configuration
+from helpers.plumbing.run_folder import HISTORY_COLUMNS, configuration
+from helpers.recipes import RECIPES, OneCycle, Plateau
+from helpers.runs import RangeTest, Run
 
 pytestmark = pytest.mark.usefixtures("closed_figures")
 
 
-def make_run(tmp_path, classes, recipe="custom_resnet"):
-    recipe = with_epochs(RECIPES[recipe], 4)
-    description = {"name": "pets", "classes": classes, "fingerprint": "", "notes": ["limited to 40 images"]}
+def make_run(tmp_path, classes=("cat", "dog", "rat"), recipe="custom_resnet", name="pets", notes=()):
+    recipe, n = RECIPES[recipe], len(classes)
+    description = {"name": name, "classes": list(classes), "fingerprint": "", "notes": list(notes)}
     rng = np.random.default_rng(0)
     history = {column: rng.random(4) for column in HISTORY_COLUMNS} | {"epoch": np.arange(1, 5)}
     history["lr"] = np.array([1.0, 1.0, 0.1, 0.1])
-    steps = {"step": np.arange(12), "lr": np.linspace(0.1, 1, 12), "momentum": np.full(12, 0.5)}
-    confusion = np.diag(np.arange(10, 10 + len(classes)))
+    steps = {"step": np.arange(12), "lr": np.repeat(history["lr"], 3), "momentum": np.full(12, 0.5)}
+    confusion = np.diag(np.arange(10, 10 + n))
     confusion[0, 1] = 30
     summary = {"confusion_matrix": confusion.tolist(), "device": "CPU", "precision": "float32", "torch": "2"}
+    summary["reported"] = {"test_acc": 87.654, "epoch": 3}
     return Run(tmp_path, configuration(recipe, description, 3), history, steps, "", summary)
 
 
@@ -38,14 +42,54 @@ RUN_PLOTS = [plots.plot_curves, plots.plot_schedule, plots.plot_class_accuracy, 
 
 
 @pytest.mark.parametrize("plot", RUN_PLOTS)
-def test_figures_of_a_run_carry_recipe_data_seed_notes_and_device(plot, tmp_path):
-    written = texts(plot(make_run(tmp_path, ["cat", "dog", "rat"])))
-    for part in ("custom_resnet · pets · seed 3", "limited to 40 images", "changed: ", "CPU, float32, torch 2"):
-        assert part in written
+def test_the_title_says_what_is_seen_and_the_run_stands_below(plot, tmp_path):
+    figure = plot(make_run(tmp_path))
+    assert figure.get_supxlabel() == "custom_resnet · pets · seed 3 · CPU, float32, torch 2"
+    assert "custom_resnet" not in figure.get_suptitle() and "DEMO" not in texts(figure)
+
+
+def test_titles_are_computed_from_the_run(tmp_path):
+    run = make_run(tmp_path)
+    titles = [plot(run).get_suptitle() for plot in RUN_PLOTS]
+    assert titles == [
+        "87.65 % of the test images are classified correctly after epoch 3",
+        "The learning rate climbs to 1 at epoch 0.333 and ends at 0.1",
+        "cat and dog are hardest: 25.0 and 100.0 % correct",  # 10 of 40 cats
+        "Most often cat is taken for dog: 30 images",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "notes", "mark"),
+    [
+        ("synthetic", ["limited to 40 training and 20 test images"], "DEMO · synthetic"),
+        ("cifar10", ["limited to 40 training and 20 test images"], "DEMO · limited images"),
+        ("cifar10", [], ""),
+        ("pets", ["12 images of other sizes were cropped and resized to 32x32"], ""),
+    ],
+)
+def test_what_is_no_result_bears_one_red_mark(name, notes, mark, tmp_path):
+    figure = plots.plot_curves(make_run(tmp_path, name=name, notes=notes))
+    marks = [text for text in figure.texts if text.get_text().startswith("DEMO")]
+    assert [text.get_text() for text in marks] == [mark] * bool(mark)
+    assert all(text.get_color() == plots.ink(plots.RED) for text in marks)
+    short = make_run(tmp_path, name="cifar10")
+    short.config["recipe"] |= {"epochs": 4, "peak_epoch": 1}
+    assert "DEMO · short" in texts(plots.plot_curves(short))
+
+
+@pytest.mark.parametrize("page", ["#FFFFFF", "#0D1117"])
+def test_every_colour_reads_on_white_and_on_dark_pages(page):
+    with matplotlib.style.context(["dark_background"] if page == "#0D1117" else []):
+        matplotlib.rcParams["axes.facecolor"] = page
+        for colour in (*plots.COLOURS.values(), *plots.RUN_COLOURS, plots.GREY, plots.RED):
+            assert plots.contrast(plots.ink(colour), page) >= 4.5
+    assert plots.contrast("#000000", "#FFFFFF") == pytest.approx(21)  # WCAG's own figures
+    assert plots.contrast("#777777", "#FFFFFF") == pytest.approx(4.48, abs=0.01)
 
 
 @pytest.mark.parametrize("plot", RUN_PLOTS)
-@pytest.mark.parametrize("classes", [["$^$", "a_b"], [f"class {k}" for k in range(120)]], ids=["odd names", "many"])
+@pytest.mark.parametrize("classes", [["$^$", "a_b"], [f"class {k}" for k in range(60)]], ids=["odd names", "many"])
 def test_figures_can_be_drawn_for_odd_and_for_many_classes(plot, classes, tmp_path):
     path = plots.save(plot(make_run(tmp_path, classes)), tmp_path / "figure.png")
     assert max(matplotlib.image.imread(path).shape) < 4000  # pixels
@@ -57,32 +101,59 @@ def test_class_accuracies_are_shares_of_the_rows(tmp_path):
     assert f"all {100 * 21 / 51:.2f}" in written
 
 
+def test_a_network_without_a_mistake_is_said_to_have_none(tmp_path):
+    run = make_run(tmp_path)
+    run.summary["confusion_matrix"] = np.diag([5, 6, 7]).tolist()
+    assert plots.plot_confusion_matrix(run).get_suptitle() == "Every test image is classified correctly"
+
+
+def test_the_diagonal_of_the_matrix_is_grey_and_mistakes_are_coloured(tmp_path):
+    mistakes, right = plots.plot_confusion_matrix(make_run(tmp_path)).axes[0].collections
+    shape = (3, 3)
+    assert np.array_equal(np.ma.getmaskarray(mistakes.get_array()).reshape(shape), np.eye(3, dtype=bool))
+    assert np.array_equal(np.ma.getmaskarray(right.get_array()).reshape(shape), ~np.eye(3, dtype=bool))
+    red, green, blue, _ = right.cmap(0.5)
+    assert red == green == blue
+
+
 def test_learning_rate_drops_are_marked_between_their_epochs(tmp_path):
     for recipe, drops in (("resnet18_layernorm", [2.5]), ("custom_resnet", [])):
-        for ax in plots.plot_curves(make_run(tmp_path, ["cat", "dog"], recipe)).axes:
+        for ax in plots.plot_curves(make_run(tmp_path, recipe=recipe)).axes:
             assert [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"] == drops
 
 
-def test_schedule_is_drawn_from_the_recorded_steps(tmp_path):
-    run = make_run(tmp_path, ["cat", "dog"])
+def test_schedule_is_drawn_from_the_recorded_steps_over_epochs(tmp_path):
+    run = make_run(tmp_path)
     (lr,) = plots.plot_schedule(run).axes
     np.testing.assert_allclose(lr.lines[0].get_ydata(), run.steps["lr"])
-    np.testing.assert_allclose(lr.lines[0].get_xdata(), np.arange(1, 13))
-    assert lr.get_xlabel() == "iteration, 3 an epoch"
-    assert "momentum 0.5" in texts(lr)
+    np.testing.assert_allclose(lr.lines[0].get_xdata(), np.arange(1, 13) / 3)
+    assert "momentum 0.5" in lr.get_xlabel()
     run.steps["momentum"][3] = 0.7
     _, momentum = plots.plot_schedule(run).axes
     np.testing.assert_allclose(momentum.lines[0].get_ydata(), run.steps["momentum"])
 
 
-def test_range_test_marks_bounds_and_suggestion():
-    lrs = np.geomspace(1e-4, 10, 20)
-    result = RangeTest("a title", ["a note"], list(lrs), list(2 - lrs / 10), 0.003, 0.2, 2.0, "swept", {}, "CPU")
+def test_only_a_plateau_that_was_reduced_is_drawn_on_a_logarithmic_scale(tmp_path):
+    run = make_run(tmp_path, recipe="resnet18_layernorm")
+    figure = plots.plot_schedule(run)
+    assert figure.axes[0].get_yscale() == "log" and figure.get_suptitle().endswith("was reduced once")
+    run.steps["lr"][:] = 0.1
+    figure = plots.plot_schedule(run)
+    assert figure.axes[0].get_yscale() == "linear" and figure.get_suptitle().endswith("0.1 was never reduced")
+
+
+def test_range_test_marks_bounds_and_suggestion_and_the_batches_behind_the_curve():
+    lrs, settings = np.geomspace(1e-4, 10, 20), {"data": {"name": "cifar10"}}
+    losses, raw = 2 - lrs / 10, 2 - lrs / 9
+    result = RangeTest("a title", [], list(lrs), list(losses), 0.003, 0.2, 2.0, "swept", settings, "CPU", list(raw))
     figure = plots.plot_range_test(result)
+    dots, curve, *_ = figure.axes[0].lines
+    np.testing.assert_array_equal((dots.get_ydata(), curve.get_ydata()), (raw, losses))
     verticals = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linestyle() == "--"]
     assert verticals == [0.003, 0.2]
-    for part in ("LRMIN\n0.003", "LRMAX\n0.2", "steepest slope 2", "a title", "a note", "swept"):
+    for part in ("LRMIN\n0.003", "LRMAX\n0.2", "steepest slope 2", "a title · swept · CPU"):
         assert part in texts(figure)
+    plots.plot_range_test(dataclasses.replace(result, raw=[]))  # an older record
 
 
 def test_augmentation_figure_starts_with_the_original():
@@ -93,97 +164,57 @@ def test_augmentation_figure_starts_with_the_original():
     assert len(shown) == 2 * 4
     assert any(np.array_equal(shown[0], image) for image in train.images)
     assert not np.array_equal(shown[0], shown[1])
-    assert "PadIfNeeded → RandomCrop → HorizontalFlip → CoarseDropout" in texts(figure)
+    assert "PadIfNeeded → RandomCrop → HorizontalFlip → CoarseDropout" in " ".join(texts(figure).split())
 
 
 def test_save_closes_the_figure(tmp_path):
     before = matplotlib.pyplot.get_fignums()
-    plots.save(plots.plot_triangular(0.1, 1.0, 100), tmp_path / "triangle.png")
+    plots.save(illustrations.plot_triangular(0.1, 1.0, 100), tmp_path / "triangle.png")
     assert matplotlib.pyplot.get_fignums() == before and (tmp_path / "triangle.png").stat().st_size > 0
 
 
-def test_triangular_bounds_are_dashed_lines_without_arrows():
-    ax = plots.plot_triangular(0.1, 1.0, 100).axes[0]
-    dashed = [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--"]
-    assert dashed == [0.1, 1.0]
-    assert all(getattr(text, "arrow_patch", None) is None for text in ax.texts)
-
-
-def test_unfinished_run_has_curves_too(tmp_path):
-    run = dataclasses.replace(make_run(tmp_path, ["cat", "dog"]), summary=None)
-    assert "custom_resnet" in texts(plots.plot_curves(run))
-
-
 def test_comparison_shows_every_run_by_its_recorded_figures(tmp_path):
-    runs = [make_run(tmp_path, ["cat", "dog"], f"resnet18_{norm}norm") for norm in ("batch", "layer")]
+    runs = [make_run(tmp_path, recipe=f"resnet18_{norm}norm") for norm in ("batch", "layer")]
+    runs[1].history["val_acc"][-1] = 99.5
     figure = plots.plot_comparison(runs)
     for ax, split in zip(figure.axes, ("train", "val"), strict=True):
         curves, dots = ax.lines[::2], ax.lines[1::2]
         assert [list(line.get_ydata()) for line in curves] == [list(run.history[f"{split}_acc"]) for run in runs]
         assert [list(line.get_xdata()) for line in dots] == [[3], [3]]  # the first epoch at the lower rate
-    for part in (
-        "resnet18_batchnorm · pets · seed 3",
-        "resnet18_layernorm: changed: ",
-        "limited to 40",
-        "CPU, float32",
-    ):
-        assert part in texts(figure)
+    assert figure.get_suptitle() == "resnet18_layernorm ends highest, at 99.50 % of the held-out images"
 
 
 def test_compared_runs_of_one_recipe_are_told_apart_by_their_folders(tmp_path):
-    runs = [make_run(tmp_path / name / "run", ["cat", "dog"], "resnet18_layernorm") for name in ("plain", "no-clip")]
+    runs = [make_run(tmp_path / name / "run", recipe="resnet18_layernorm") for name in ("plain", "no-clip")]
     written = texts(plots.plot_comparison(runs))
     assert "plain/run" in written and "no-clip/run" in written
-    assert written.count("limited to 40 images") == 1
 
 
 def test_comparison_without_validation_images_says_test(tmp_path):
-    run = make_run(tmp_path, ["cat", "dog"], "published_s11_plateau_layernorm")
+    run = make_run(tmp_path, recipe="published_s11_plateau_batchnorm")
     run.history["val_acc"][:] = np.nan
     figure = plots.plot_comparison([run])
     assert list(figure.axes[1].lines[0].get_ydata()) == list(run.history["test_acc"])
     assert "test " in texts(figure) and "validation" not in texts(figure)
 
 
-def test_plateau_figure_fills_improvements_and_shades_the_patience():
-    figure = plots.plot_plateau(Plateau(lr=1.0, monitor="val_loss", factor=0.1, patience=1), [3, 2, 2.5, 2.2, 1.5])
-    top, bottom = figure.axes
-    improved, others = top.lines[1:]
-    assert (list(improved.get_xdata()), list(others.get_xdata())) == ([1, 2, 5], [3, 4])
-    assert list(bottom.lines[0].get_ydata()) == pytest.approx([1, 1, 1, 1, 0.1])
-    shaded = top.patches[0]
-    assert (shaded.get_x(), shaded.get_x() + shaded.get_width()) == (2.5, 4.5)  # epochs 3 and 4
-
-
-def test_normalisation_figure_groups_columns_and_rows():
-    for ax, axis in zip(plots.plot_normalised_together(4, 6).axes, (0, 1), strict=True):
-        groups = np.asarray(ax.collections[0].get_array()).reshape(4, 6)
-        assert (groups == groups.take([0], axis=axis)).all()  # alike along the axis ...
-        assert len(np.unique(groups)) == groups.shape[1 - axis]  # ... and only along it
-
-
-def test_plateau_figure_fills_only_what_counts_as_an_improvement():
-    top = plots.plot_plateau(Plateau(1.0, "val_acc", 0.1, 2), [90, 90.005, 90.006, 90.007, 90.008]).axes[0]
-    assert list(top.lines[1].get_xdata()) == [1] and len(top.patches) == 1
-    top = plots.plot_plateau(Plateau(1.0, "val_acc", 0.1, 2, threshold=0.1), [50, 54, 56, 61, 61.5]).axes[0]
-    assert list(top.lines[1].get_xdata()) == [1, 3] and not len(top.patches)  # 56 beats 55, but 61 and 61.5 not 61.6
-
-
-def test_unfinished_runs_and_too_many_are_told(tmp_path):
-    run = make_run(tmp_path, ["cat", "dog"])
+def test_unfinished_runs_and_too_many_get_a_sentence(tmp_path):
+    run = make_run(tmp_path)
+    unfinished = dataclasses.replace(run, summary=None)
+    assert "after epoch 4" in plots.plot_curves(unfinished).get_suptitle()
     empty = dataclasses.replace(run, history={key: values[:0] for key, values in run.history.items()})
     for plot in (plots.plot_curves, plots.plot_schedule, lambda run: plots.plot_comparison([run])):
         with pytest.raises(CourseError, match="no finished epoch"):
             plot(empty)
     for plot in (plots.plot_class_accuracy, plots.plot_confusion_matrix):
         with pytest.raises(CourseError, match="not finished"):
-            plot(dataclasses.replace(run, summary=None))
+            plot(unfinished)
     with pytest.raises(CourseError, match="From 1 to 6 runs"):
         plots.plot_comparison([run] * 7)
 
 
 def test_curves_name_the_last_figures_beside_their_lines(tmp_path):
-    run = make_run(tmp_path, ["cat", "dog"], "resnet18_layernorm")
+    run = make_run(tmp_path, recipe="resnet18_layernorm")
     names = {"train": "training", "val": "validation", "test": "test"}
     for split in names:  # as close together as at the end of a good training
         run.history[f"{split}_acc"][-1] = run.history["train_acc"][-1]
@@ -192,10 +223,73 @@ def test_curves_name_the_last_figures_beside_their_lines(tmp_path):
     figure.canvas.draw()
     last = {name: values[-1] for name, values in run.history.items()}
     for ax, quantity, form in zip(figure.axes, ("loss", "acc"), ("{:.3f}", "{:.2f} %"), strict=True):
-        labels = {text.get_text(): text for text in ax.texts}
-        expected = {f"{name} {form.format(last[f'{split}_{quantity}'])}": split for split, name in names.items()}
-        assert labels.keys() == expected.keys()
-        assert all(labels[text].get_color() == plots.COLOURS[split] for text, split in expected.items())
+        expected = {f"{name} {form.format(last[f'{split}_{quantity}'])}" for split, name in names.items()}
+        assert {text.get_text() for text in ax.texts} == expected
         extents = sorted((text.get_window_extent() for text in ax.texts), key=lambda extent: extent.y0)
         assert all(lower.y1 <= upper.y0 for lower, upper in itertools.pairwise(extents))  # none covers another
         assert all(extent.x0 >= ax.get_window_extent().x1 and extent.x1 <= figure.bbox.x1 for extent in extents)
+
+
+# --- Pictures of ideas
+
+
+@pytest.mark.parametrize("name", ["custom_resnet", "resnet18"])
+def test_network_is_drawn_with_the_parameters_it_has(name):
+    figure = illustrations.plot_network(name)
+    model = make_model(next(recipe for recipe in RECIPES.values() if recipe.model == name), 10)
+    counts = [sum(p.numel() for p in block.parameters()) for block in model.children()]
+    assert [bar.get_height() for bar in figure.axes[1].patches] == [0, *counts]
+    written = texts(figure)
+    assert f"{sum(counts):,} parameters" in written and "128×16×16" in written and "512×4×4" in written
+    assert written.count("X + R(X)") == {"custom_resnet": 2, "resnet18": 4}[name]
+
+
+def test_residual_block_shows_the_layers_of_the_network():
+    written = texts(illustrations.plot_residual_block())
+    assert [written.count(layer) for layer in ("3×3 conv", "BatchNorm", "ReLU")] == [2, 2, 2]
+
+
+def test_triangular_bounds_are_dashed_lines_without_arrows():
+    ax = illustrations.plot_triangular(0.1, 1.0, 100).axes[0]
+    dashed = [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--"]
+    assert dashed == [0.1, 1.0]
+    assert all(getattr(text, "arrow_patch", None) is None for text in ax.texts)
+
+
+def test_annihilation_goes_below_lrmin_and_the_recipes_cycle_does_not():
+    schedule = OneCycle(lr_max=0.2, lr_min=0.003, peak_epoch=5)
+    default, annihilated, plain = (
+        line.get_ydata()
+        for line in illustrations.plot_annihilation(schedule, epochs=24, steps_per_epoch=10).axes[0].lines
+    )
+    assert default[0] == pytest.approx(0.2 / 25) and default[-1] == pytest.approx(0.2 / 25e4)  # torch's documentation
+    assert annihilated[-1] == pytest.approx(3e-7) and plain[-1] == pytest.approx(0.003) == plain.min()
+    assert len(plain) == 240 and np.argmax(plain) == np.argmax(annihilated) == 49
+
+
+def test_plateau_figure_fills_improvements_and_shades_the_patience():
+    plateau = Plateau(lr=1.0, monitor="val_loss", factor=0.1, patience=1)
+    top, bottom = illustrations.plot_plateau(plateau, [3, 2, 2.5, 2.2, 1.5]).axes
+    improved, others = top.lines[1:]
+    assert (list(improved.get_xdata()), list(others.get_xdata())) == ([1, 2, 5], [3, 4])
+    assert list(bottom.lines[0].get_ydata()) == pytest.approx([1, 1, 1, 1, 0.1])
+    shaded = top.patches[0]
+    assert (shaded.get_x(), shaded.get_x() + shaded.get_width()) == (2.5, 4.5)  # epochs 3 and 4
+
+
+def test_plateau_figure_fills_only_what_counts_as_an_improvement():
+    plateau = Plateau(lr=1.0, monitor="val_acc", factor=0.1, patience=2)
+    top = illustrations.plot_plateau(plateau, [90, 90.005, 90.006, 90.007, 90.008]).axes[0]
+    assert list(top.lines[1].get_xdata()) == [1] and len(top.patches) == 1
+    plateau = dataclasses.replace(plateau, threshold=0.1)
+    top = illustrations.plot_plateau(plateau, [50, 54, 56, 61, 61.5]).axes[0]
+    assert list(top.lines[1].get_xdata()) == [1, 3] and not len(top.patches)  # 56 beats 55, but 61 and 61.5 not 61.6
+
+
+def test_contest_names_the_best_mean():
+    points = [(0.1, 90.0), (0.1, 92.0), (0.2, 91.5), (0.2, 91.7), (0.4, 80.0)]
+    figure = illustrations.plot_lr_contest(points)
+    assert figure.get_suptitle() == "LRMAX 0.2 trains best: 91.60 % of the held-out images"
+    (bars,) = figure.axes[0].containers
+    segments = bars.lines[2][0].get_segments()
+    assert segments[0][1][1] - segments[0][0][1] == pytest.approx(2 * 2**0.5)  # sqrt(2) to either side of 91

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 from torchinfo import summary
 
-from helpers import galleries, plots
+from helpers import galleries, illustrations, plots
 from helpers.data import CIFAR10_FINGERPRINT, SIZE, Data
 from helpers.models import make_model
 from helpers.plumbing.errors import CourseError
@@ -328,7 +328,7 @@ def _lr_figures(results: Results) -> list[Shown]:
         steps = 5 * math.ceil(images / RECIPES[name].batch_size)  # of five epochs
         bounds = {"lr_min": test.lr_min, "lr_max": test.lr_max, "step_size": steps, "found_by": test.title}
         alt = f"Triangular cyclic learning rate between {test.lr_min:g} and {test.lr_max:g}"
-        shown.append(Shown(f"{name}_triangular", alt, bounds, partial(plots.plot_triangular, **bounds)))
+        shown.append(Shown(f"{name}_triangular", alt, bounds, partial(illustrations.plot_triangular, **bounds)))
     return shown
 
 
@@ -373,7 +373,7 @@ def _plateau_figure() -> Shown:
     plateau = Plateau(lr=0.1, monitor="val_acc", factor=0.2, patience=2)
     values = [62, 74, 79, 82, 81.5, 83.6, 83.1, 83.4, 82.9, 89, 90.2, 90.1, 90.0, 90.15, 91.9, 92.2, 92.1, 92.3]
     alt = "A made-up monitored value that stalls twice, and the learning rate that is reduced each time"
-    return Shown("plateau", alt, [asdict(plateau), values], partial(plots.plot_plateau, plateau, values))
+    return Shown("plateau", alt, [asdict(plateau), values], partial(illustrations.plot_plateau, plateau, values))
 
 
 def _titled(run: Run, parts: list[str | Shown]) -> list[str | Shown]:
