@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
             help="a few steps on little data, to see that everything works; no result")  # fmt: skip
         add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
             help="change values of the recipe, for instance lr_max=0.2")  # fmt: skip
+    lr_find.add_argument("--steps", metavar="N", help="points of the sweep (default: 100, or 40 with --fast)")
     train.add_argument("--epochs", metavar="N", help="train N epochs, the schedule stretched or squeezed to them")
     gallery = commands.add_parser(
         "gallery",
@@ -142,11 +143,12 @@ def run_train(options: argparse.Namespace) -> None:
 
 
 def run_lr_find(options: argparse.Namespace) -> None:
+    steps = _whole_number(options.steps, "--steps", least=20, most=10_000)
     recipe, data, folder, seed = _prepare(options)
 
     from helpers import lr_finder, plots
 
-    steps = lr_finder.FAST_STEPS if options.fast else lr_finder.STEPS
+    steps = steps or (lr_finder.FAST_STEPS if options.fast else lr_finder.STEPS)
     result = lr_finder.find_lr(recipe, data, folder, seed=seed, steps=steps)
     curve = lr_finder.lr_find_folder(folder, recipe, data, seed) / "lr_find.png"
     plots.save(plots.plot_range_test(result), curve)

@@ -2,13 +2,18 @@
 
 The idea is Smith's (2015, section 3.3); the exponential sweep over single batches is fastai's (S. Gugger, 2018).
 
-The learning rate grows from step to step, from far too small to far too large, while the loss of each
-training batch is recorded. LRMIN and LRMAX are read off the smoothed curve by this rule:
+The learning rate grows from point to point, from far too small to far too large, while the training loss is recorded:
+at each point of one batch, or of several small ones, a step after each, so that a point has 128 images and the curve
+12,800 at least. LRMIN and LRMAX are read off the smoothed curve by this rule:
 
-- descent: how far the loss falls from its start to its lowest point before it first climbs back, that is,
-  by a quarter of the way and by more than the noise of the batches, a fiftieth of its start;
+- start: the mean loss of the first tenth of the points, where the learning rate moves nothing yet; it stands for them;
+- noise: how far the curve scatters by chance. With d the differences of successive losses in the first quarter, a loss
+  scatters by s = sqrt(mean(d^2) / 2), and the running mean, in which the newest loss weighs 0.2, by s / 3;
+- descent: how far the loss falls from the start to its lowest point before it first climbs back, that is, by a quarter
+  of the way and by more than four times the noise. A descent of less than that is none;
 - LRMIN: the learning rate at which the first tenth of the descent is made. Below it the sweep hardly moves the loss;
-- LRMAX: the learning rate of the lowest point. Above it the loss no longer falls;
+- LRMAX: the middle, on the logarithmic axis, of the floor, that is, from the first to the last point before the climb
+  at which nine tenths of the descent are made. On a wide floor chance alone decides which point is the lowest;
 - both rounded to one digit: the curve cannot tell more.
 
 The curve after the first climb is ignored: the loss often falls a second time there, in a network
@@ -16,6 +21,7 @@ that was already thrown off. The library's suggestion, the steepest slope, can l
 """
 
 import json
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -48,11 +54,19 @@ with warnings.catch_warnings():
 START_LR, END_LR = {"SGD": 1e-4, "Adam": 1e-6}, {"SGD": 10.0, "Adam": 1.0}  # the range that is swept
 STEPS, FAST_STEPS = 100, 40
 SMOOTHING = 0.2  # weight of the newest loss in the running mean
-LRMIN_DESCENT, CLIMB = 0.1, 0.25  # the rule's shares of the descent
-NOISE, SMALLEST_DESCENT = 0.02, 0.002  # shares of the starting loss: a smaller climb, a smaller fall is none
+POINT_IMAGES, SWEEP_IMAGES = 128, 12_800  # at least so many behind each point of the curve, and behind all of it
+TENTH, CLIMB = 0.1, 0.25  # the rule's shares of the descent
+NOISES, SMALLEST_DESCENT = 4, 0.002  # a smaller climb or fall is none: times the noise, and of the starting loss
 
 
-# What is read of an `lr_find.json`, see `checkpoints.check_shape`.
+class AveragingFinder(library.LRFinder):
+    """The library's finder; each point is the mean loss of `batches` training steps at one learning rate."""
+
+    batches = 1
+
+    def _train_batch(self, *arguments, **options) -> float:
+        step = super()._train_batch
+        return sum(step(*arguments, **options) for _ in range(self.batches)) / self.batches
 
 
 def range_test(
@@ -63,26 +77,22 @@ def range_test(
     recipe: Recipe,
     steps: int = STEPS,
 ) -> tuple[np.ndarray, np.ndarray, float | None, str]:
-    """Sweep the learning rate over `steps` batches of `loader`, in the device's precision.
+    """Sweep the learning rate over `steps` points, in the device's precision.
 
-    Returns learning rates (S,), smoothed losses (S,) up to the first that is not finite, the library's
-    suggestion (None under 17 steps), and why the sweep ended. Model, optimizer and all random states
-    are afterwards as they were.
+    Returns learning rates (S,), smoothed losses (S,) up to the first that is not finite, the library's suggestion (None
+    under 17 steps), and why the sweep ended. Model, optimizer and all random states are afterwards as they were.
     """
     states, training = random_states(), model.training
-    finder = library.LRFinder(
+    finder = AveragingFinder(
         model,
         optimizer,
         lambda logits, labels: LOSSES[recipe.loss](logits.float(), labels, label_smoothing=recipe.label_smoothing),
         device.device,
         amp_backend="torch",
-        amp_config={
-            "device_type": device.device.type,
-            "dtype": device.dtype,
-            "enabled": device.dtype != torch.float32,
-        },
+        amp_config={"device_type": device.device.type, "dtype": device.dtype, "enabled": device.dtype != torch.float32},
         grad_scaler=device.scaler(),
     )
+    finder.batches = math.ceil(max(POINT_IMAGES, SWEEP_IMAGES / steps) / recipe.batch_size)
     library.tqdm = progress_bar  # the library's own bar is a widget, which a saved notebook cannot show
     library.print = lambda *_: None  # it prints what to type next
     sweep = {"start_lr": START_LR[recipe.optimizer], "end_lr": END_LR[recipe.optimizer], "num_iter": steps}
@@ -105,27 +115,39 @@ def range_test(
     return np.array(history["lr"]), np.array(history["loss"]), suggestion, ended
 
 
+def unsmoothed(losses: np.ndarray) -> np.ndarray:
+    """The losses (S,) of which the library's running mean is `losses` (S,)."""
+    return np.append(losses[:1], (losses[1:] - (1 - SMOOTHING) * losses[:-1]) / SMOOTHING)
+
+
 def read_curve(lrs: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
     """LRMIN and LRMAX by the rule above, from learning rates (S,) and smoothed losses (S,).
 
     Raises CourseError if the loss never fell, or fell over too short a range to read two bounds.
     """
+    raw, tenth = unsmoothed(losses), -(-len(losses) // 10)
+    start = raw[:tenth].mean() if tenth else 0.0
+    losses = np.append(np.full(tenth, start), losses[tenth:])  # there the running mean has little to average
+    scatter = np.sqrt(np.mean(np.diff(raw[: max(2, len(raw) // 4)]) ** 2) / 2) if tenth else 0.0
+    least = max(NOISES * scatter * np.sqrt(SMOOTHING / (2 - SMOOTHING)), SMALLEST_DESCENT * start)
     lowest = np.minimum.accumulate(losses)  # so far
-    descent = losses[:1] - lowest
-    climbed = losses - lowest > np.maximum(CLIMB * descent, NOISE * losses[:1])
+    climbed = losses - lowest > np.maximum(CLIMB * (start - lowest), least)
     valley = losses[: np.argmax(climbed)] if climbed.any() else losses
-    bottom = int(valley.argmin()) if len(valley) else 0
-    if not len(losses) or descent[bottom] <= SMALLEST_DESCENT * losses[0]:
+    bottom = int(valley.argmin()) if tenth else 0
+    descent = start - losses[bottom] if tenth else 0.0
+    if descent <= least:
         raise CourseError(
-            "The loss never fell in the range test, so the test says nothing about the learning rate: look at the "
-            "data, the network and the recipe."
+            "The loss fell no further in the range test than chance alone explains, so the test says nothing about the "
+            "learning rate: sweep in more steps (lr-find --steps), or look at the data, the network and the recipe."
         )
-    first = int(np.argmax(losses <= losses[0] - LRMIN_DESCENT * descent[bottom]))
-    lr_min, lr_max = (float(f"{lrs[step]:.0e}") for step in (first, bottom))
+    above = np.flatnonzero(losses[:bottom] > start - TENTH * descent)
+    floor = np.flatnonzero(valley <= losses[bottom] + TENTH * descent)
+    found = lrs[above[-1] + 1 if len(above) else 0], np.sqrt(lrs[floor[0]] * lrs[floor[-1]])
+    lr_min, lr_max = (float(f"{lr:.0e}") for lr in found)
     if lr_min >= lr_max:
         raise CourseError(
-            f"The loss fell only between LR {lrs[first]:.2g} and {lrs[bottom]:.2g}, too short a range to read: "
-            "sweep in more steps."
+            f"The loss fell only between LR {found[0]:.2g} and {found[1]:.2g}, too short a range to read: "
+            "sweep in more steps (lr-find --steps)."
         )
     return lr_min, lr_max
 
@@ -170,6 +192,7 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
             ended=ended,
             settings=swept,
             provenance=device.provenance,
+            raw=unsmoothed(losses).tolist(),
         )
         write_text(path, json.dumps(asdict(result), indent=1) + "\n")
     return result
