@@ -69,8 +69,8 @@ def test_light_and_in_small_cells_that_define_nothing(notebook, request):
 
 def test_every_picture_has_an_alternative_text(notebook):
     for cell in code_cells(notebook):
-        pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
-        assert all(output.metadata.get("image/png", {}).get("alt") for output in pictures), cell.id
+        pictures = [(o, kind) for o in cell.outputs for kind in o.get("data", {}) if kind.startswith("image/")]
+        assert all(output.metadata.get(kind, {}).get("alt") for output, kind in pictures), cell.id
         assert len(pictures) <= len(cell.metadata.get("alt", [])), cell.id
 
 

@@ -76,9 +76,9 @@ def _tidied(outputs: list) -> list:
 
 def _describe_pictures(cell: nbformat.NotebookNode) -> None:
     """Give each picture the alternative text that stands under `alt` in the cell's metadata, one in order for each."""
-    pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
-    for picture, text in zip(pictures, cell.metadata.get("alt", []), strict=False):
-        picture.metadata["image/png"] = {"alt": text}
+    pictures = [(output, kind) for output in cell.outputs for kind in output.get("data", {}) if "image/" in kind]
+    for (output, kind), text in zip(pictures, cell.metadata.get("alt", []), strict=False):
+        output.metadata[kind] = {"alt": text}
 
 
 def _smaller(png: str) -> str:
