@@ -1,5 +1,6 @@
 """What a run leaves: its folder, read again. Everything that is drawn or judged is drawn and judged from this."""
 
+import shutil
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
@@ -8,10 +9,21 @@ from pydantic import ConfigDict, FiniteFloat, TypeAdapter, with_config
 from torch import nn
 from typing_extensions import TypedDict
 
+from helpers import settings
+from helpers.data import Data
 from helpers.models import make_model
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import file_digest, load_weights
-from helpers.plumbing.run_folder import CONFIG, SUMMARY, TABLES, from_csv, own_checkpoint, read_json, with_defaults
+from helpers.plumbing.run_folder import (
+    CONFIG,
+    SUMMARY,
+    TABLES,
+    folder_name,
+    from_csv,
+    own_checkpoint,
+    read_json,
+    with_defaults,
+)
 from helpers.recipes import RECIPES, OneCycle, Plateau, Recipe, from_dict
 
 
@@ -104,6 +116,18 @@ def load_run(folder: Path) -> Run:
         ) from error
     except (OSError, ValueError, CourseError) as error:
         raise CourseError(f"The run folder {folder} is damaged ({error}): move it away to train afresh.") from error
+
+
+def find_run(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0) -> Run | None:
+    """A finished run of the recipe with its weights: the one in `folder`, or else a copy of the recorded one."""
+    name = folder_name(recipe, data, seed)
+    places = {folder / name: folder / name, settings.REPOSITORY / "results" / name: folder / "recorded" / name}
+    for place, used in places.items():
+        if (place / "summary.json").exists() and (place / "best.pt").exists():
+            if used != place:
+                shutil.copytree(place, used, dirs_exist_ok=True)
+            return load_run(used)
+    return None
 
 
 def load_model(run: Run) -> nn.Module:

@@ -15,13 +15,26 @@ from helpers import lr_finder
 from helpers.assignment import exercises
 from helpers.assignment.students import NOTEBOOKS, make_student_copies
 from helpers.plumbing.errors import CourseError
-from helpers.schedules import triangular
+from helpers.recipes import OneCycle, Plateau
+from helpers.schedules import one_cycle, plateau_lrs, triangular
 
 # Typical wrong answers to each exercise, as a student may write them, and what the sentence has to speak of.
 WRONG = {
+    "largest_lr": (
+        ("(0.4, 0.2)", "order"),
+        ("(0.5, 1)", "k = 2"),
+        ("(0.1, 0.2)", "not 2 k w"),
+        ("0.4", "a list of numbers is asked for; yours, of shape ()"),
+        ("(0.2, 0.41)", "1 of 2 values are not right. The first is at index 1"),
+        ("None", "this is None"),
+    ),
     "triangular": (
         ("lr_min + (lr_max - lr_min) * np.abs(t / step_size - 2 * np.floor(1 + t / (2 * step_size)) + 1)", "1 - x"),
         ("lr_min + (lr_max - lr_min) * t / step_size", "climbs on"),
+        ("[0, 0.0025, 0.005, 0.0025, 0, 0.005]", "add LRMIN"),
+        ("[0.001, 0.004, 0.007, 0.004, 0.001, 0.007]", "a share of LRMAX - LRMIN"),
+        ("lr_min + (lr_max - lr_min) * np.maximum(0, 1 - np.abs(t / step_size - 2 * (1 + t / (2 * step_size)) + 1))",
+         "np.floor"),
         ("np.interp(t % 2000, (0, 1000, 2000), (lr_min, lr_max, lr_min))", "two step sizes"),
         ("[0.001, 0.0035, 0.006, 0.0035, 0.001, 0.001]", "1 of 6 values are not right. The first is at index 5"),
     ),
@@ -29,15 +42,24 @@ WRONG = {
         ("np.linspace(1e-6, 1, 61)", "multiply"),
         ("1e-6 * 1e6 ** (np.arange(61) / 61)", "falls short"),
         ("np.logspace(1e-6, 1, 61)", "power"),
-        ("1e-6 + 1e-6 * 1e6 ** (np.arange(61) / 60)", "51 of 61 values are not right. The first is at index 0."),
+        ("1e-6 + 1e-6 * 1e6 ** (np.arange(61) / 60)", "of 61 values are not right. The first is at index 0."),
         ("np.round(np.geomspace(1e-6, 1, 61), 5)", "not right"),
-        ("np.geomspace(1e-6, 1, 60)", "shape (61,) is asked for, yours is an array of shape (60,)"),
+        ("np.geomspace(1e-6, 1, 60)", "a list of numbers is asked for; yours, of shape (60,), does not fit"),
+    ),
+    "smoothed": (
+        ("[2.3, 2.14, 2.428, 2.0056]", "exchanged"),
+        ("[0.46, 0.788, 1.1304, 1.28432]", "begins at 0"),
+        ("[2.3, 2.26, 2.18, 2.38]", "smoothed"),
+        ("four_losses", "3 of 4 values are not right"),
     ),
     "bounds": (
         ("(3e-3, sweep_lrs[int(np.nanargmin(sweep_losses))])", "second fall"),
         ("(3e-3, sweep_lrs[int(np.argmin(sweep_losses))])", "NaN"),
-        ("(1e-3, 0.1)", "a tenth of the descent"),
-        ("(0.1, 3e-3)", "order"),
+        ("(1e-3, 0.05)", "a tenth of the descent"),
+        ("(3e-3, 0.1)", "the middle of the floor"),
+        ("(3e-3, (0.03 + 0.1) / 2)", "the square root"),
+        ("(3e-3, (0.03 * 0.1) ** 0.5)", "rounds it to one digit"),
+        ("(0.05, 3e-3)", "order"),
         ("(3e-3, 0.3)", "not right"),
         ("(..., ...)", "cannot be read"),
     ),
@@ -46,7 +68,22 @@ WRONG = {
         ("image.copy(); holed[row - half : row + half, 16:24] = mean_colour", "NumPy counts from the end"),
         ("image.copy(); holed[:8, 16:24] = mean_colour", "pushed"),
         ("image.copy(); holed[:6, 16:25] = mean_colour", "18 of 3072 values are not right. The first is at index (0"),
-        ("image[:, :, 0]", "shape (32, 32, 3) is asked for"),
+        ("image[:, :, 0]", "an array of 3 dimensions is asked for"),
+    ),
+    "layer_parameters": (
+        ("9 * 64 * 128 + 2 * 9 * 128 * 128", "two numbers for each channel"),
+        ("9 * 64 * 128 + 2 * 9 * 128 * 128 + 3 * 128", "*and* a shift"),
+        ("9 * 64 * 128 + 2 * 9 * 128 * 128 + 9 * 128", "bias"),
+        ("9 * 64 * 128 + 9 * 128 * 128 + 4 * 128", "two convolutions"),
+        ("2 * (9 * 128 * 128 + 2 * 128)", "R alone"),
+        ("369_409", "1 of 1 values are not right"),
+    ),
+    "residual_output": (
+        ("block(relu(norm(pool(conv(x)))))", "R(X) alone"),
+        ("relu(norm(pool(conv(x))))", "X alone"),
+        ("block(block(relu(norm(pool(conv(x))))))", "twice"),
+        ("conv(x)", "an array of 4 dimensions is asked for; yours, of shape (2, 8, 8, 8)"),
+        ("block", "this Sequential cannot be read as one"),
     ),
     "peak_epoch": (
         ("np.interp(np.arange(1200), (0, 300, 1199), (0.02, 0.4, 0.02))", "one step late"),
@@ -54,6 +91,7 @@ WRONG = {
         ("np.interp(np.arange(1200), (0, 2 * 100 - 1, 1199), (0.02, 0.4, 0.02))", "an epoch early"),
         ("np.interp(np.arange(1200), (0, 299, 1200), (0.02, 0.4, 0.02))", "1,199, not 1,200"),
         ("np.interp(np.arange(1200), (0, 299, 1199), (0.02, 0.4, 0))", "annihilation"),
+        ("np.interp(np.arange(1200), (0, 299, 1199), (0, 0.4, 0.02))", "the first step has LRMIN"),
         ("np.interp(np.arange(1201), (0, 299, 1199), (0.02, 0.4, 0.02))", "shape (1201,)"),
         ("np.full(1200, 0.4)", "1199 of 1200 values are not right"),
     ),
@@ -61,6 +99,7 @@ WRONG = {
         ("0", "without smoothing"),
         ("-np.log(0.91)", "correct class alone"),
         ("-(0.9 * np.log(0.9) + 9 * 0.1 / 9 * np.log(0.1 / 9))", "0.91, not 0.9"),
+        ("0.91 * np.log(0.91) + 0.09 * np.log(0.01)", "a minus is missing"),
         ("[0.5]", "a single number is asked for"),
         ("1.461", "1 of 1 values are not right"),
     ),
@@ -76,19 +115,43 @@ WRONG = {
          ".view(4, 2, 3, 8, 8).transpose(1, 2).reshape(4, 6, 8, 8)", "every other one"),
         ("values", "are not right"),
     ),
+    "swapped_norms": (
+        ("network(images)", "still has its BatchNorms"),
+        ("network.eval()(images)", "evaluation mode"),
+        ("network", "cannot be read"),
+        ("ResNet18(width=4, norm='layer')(images)", "gives way to nn.GroupNorm"),
+    ),
     "plateau_epochs": (
         ("[6, 11]", "one epoch early"),
         ("[8, 13]", "first epochs with the smaller rate"),
         ("[5, 9, 13]", "mode"),
         ("[]", "an equal value is no improvement"),
-        ("7", "shape (2,)"),
+        ("7", "a list of numbers is asked for; yours, of shape ()"),
+        ("[7, 11, 12]", "of shape (3,), does not fit"),
         ("{7, 12}", "cannot be read"),
+    ),
+    "most_reductions": (
+        ("[39 // patience for patience in (10, 3, 2)]", "patience + 1"),
+        ("[40 // (patience + 1) for patience in (10, 3, 2)]", "nothing before it"),
+        ("[39 / (patience + 1) for patience in (10, 3, 2)]", "round down"),
+        ("[13, 9, 3]", "order"),
+        ("[None, 9, 13]", "1 of 3 values"),
     ),
     "class_accuracy": (
         ("small_confusion.diagonal() / small_confusion.sum(axis=0)", "rows"),
         ("small_confusion.diagonal().sum() / small_confusion.sum()", "one for each"),
         ("small_confusion.diagonal() / small_confusion.sum()", "own number of images"),
-        ("[80, 80, 66.66666667]", "0.8 for 80 %"),
+        ("[80, 80, 66.7]", "0.8 for 80 %"),
+    ),
+    "precision": (
+        ("small_confusion.diagonal() / small_confusion.sum(axis=1)", "rows again"),
+        ("[53.3, 72.7, 87]", "0.8 for 80 %"),
+        ("small_confusion.diagonal() / small_confusion.sum()", "its own number of times"),
+    ),
+    "gradcam_weights": (
+        ("small_gradient.sum(axis=(1, 2))", "sum over the positions"),
+        ("[1, 0, 2]", "negative weights are kept"),
+        ("small_gradient.mean(axis=0)", "a list of numbers is asked for"),
     ),
     "gradcam_by_hand": (
         ("(small_gradient.mean((1, 2), keepdims=True) * small_maps).sum(0)", "ReLU is missing"),
@@ -103,7 +166,7 @@ WRONG = {
         ("[True, False, True, True]", "cut that off"),
         ("[True, False, False, False]", "by trying"),
         ("[True] * 4", "2 of 4"),
-        ("True", "shape (4,)"),
+        ("True", "a list of numbers is asked for"),
         ("'1 and 4'", "cannot be read"),
     ),
 }  # fmt: skip
@@ -156,7 +219,8 @@ def test_every_exercise_is_in_the_notebooks_once_and_has_wrong_answers_here():
     in_notebooks = [name for parameters in EXERCISE_CELLS for name in names_of(parameters.values[1])]
     assert sorted(in_notebooks) == sorted(exercises.EXERCISES) == sorted(WRONG)
     per_notebook = Counter(parameters.values[0].name for parameters in EXERCISE_CELLS)
-    assert len(per_notebook) >= 4 and min(per_notebook.values()) >= 2  # a user's own notebook may have none
+    counts = Counter(p.values[0].name for p in EXERCISE_CELLS for _ in names_of(p.values[1]))
+    assert len(per_notebook) >= 4 and min(counts.values()) >= 5  # a user's own notebook may have none
 
 
 @pytest.mark.parametrize(("notebook", "cell"), EXERCISE_CELLS)
@@ -214,13 +278,49 @@ def test_whatever_is_answered_gets_a_sentence(answer, capsys):
 
 
 def test_an_unknown_exercise_is_named():
-    with pytest.raises(CourseError, match="no exercise 'triangel': choose one of triangular, sweep"):
+    with pytest.raises(CourseError, match="no exercise 'triangel': choose one of largest_lr, triangular"):
         exercises.check("triangel", 1)
+
+
+OF_THE_COURSE = ("triangular", "bounds", "sweep", "cutout", "peak_epoch", "most_reductions")
+
+
+def test_typed_numbers_are_accepted_to_a_thousandth_and_whole_numbers_exactly(capsys):
+    for name, answer in (
+        ("smoothing_floor", 0.5),
+        ("class_accuracy", [0.8, 0.8, 0.667]),
+        ("precision", [0.533, 0.727, 0.87]),
+        ("layer_parameters", 369_408),
+    ):
+        exercises.check(name, answer)
+        assert capsys.readouterr().out == f"✅ {name}: right\n"
+    exercises.check("smoothing_floor", 0.502)
+    assert capsys.readouterr().out.startswith("❌")
+
+
+def test_how_many_are_solved_is_counted(capsys, monkeypatch):
+    monkeypatch.setattr(exercises, "SOLVED", {})
+    for name, answer in (
+        ("sweep", ...),
+        ("smoothing_floor", 0.5),
+        ("precision", 1),
+        ("sweep", np.geomspace(1e-6, 1, 61)),
+    ):
+        exercises.check(name, answer)
+    capsys.readouterr()
+    exercises.print_solved()
+    assert capsys.readouterr().out == "2 of 3 solved; to do: precision\n"
+
+
+def test_a_check_leaves_the_random_numbers_as_they_were():
+    state = torch.random.get_rng_state()
+    exercises.check("residual_output", 1)
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_truths_agree_with_the_course_itself():
     """The checks compare with truths of their own; where the course computes the same, both have to agree."""
-    truth = {name: make().truth for name, make in exercises.EXERCISES.items()}
+    truth = {name: np.array(next(make())) for name, make in exercises.EXERCISES.items() if name in OF_THE_COURSE}
     t = np.array([0, 1000, 2000, 3000, 4000, 6000])
     assert np.allclose(truth["triangular"], triangular(t, 2000, 0.001, 0.006))
     lrs = [1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0]
@@ -231,3 +331,14 @@ def test_truths_agree_with_the_course_itself():
     image = np.full((32, 32, 3), 255)
     image[0:6, 16:24] = (125, 123, 114)
     assert np.array_equal(truth["cutout"], image)
+    cycle = OneCycle(lr_max=0.4, lr_min=0.02, peak_epoch=3)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=cycle.lr_min)
+    scheduler = one_cycle(cycle, optimizer, epochs=12, steps_per_epoch=100)
+    for lr in truth["peak_epoch"][:-1]:
+        assert np.isclose(optimizer.param_groups[0]["lr"], lr)
+        optimizer.step()
+        scheduler.step()
+    for patience, reductions in zip((10, 3, 2), truth["most_reductions"], strict=True):
+        plateau = Plateau(lr=1.0, monitor="val_acc", factor=0.5, patience=patience)
+        lrs = plateau_lrs(plateau, [50] * 41)  # the 41st shows what was decided after the 40th
+        assert -np.log2(lrs[-1]) == reductions

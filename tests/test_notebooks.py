@@ -6,6 +6,7 @@ import json
 import re
 import statistics
 from functools import cache
+from math import isfinite
 from urllib.parse import urlsplit
 
 import nbformat
@@ -24,6 +25,12 @@ MACHINE_PATH = re.compile(r"(?<![\w.~>-])(?:/(?:root|home|Users|work|tmp|mnt|pri
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+@pytest.fixture(params=[path for path in NOTEBOOKS if path.stem < "05"], ids=lambda path: path.stem)
+def ours(request):
+    """The course's own: another may be shorter and belong to no assignment."""
     return nbformat.read(request.param, as_version=4)
 
 
@@ -64,6 +71,43 @@ def test_light_and_in_small_cells_that_define_nothing(notebook, request):
         assert not [node.name for node in ast.walk(tree) if isinstance(node, kinds)]
     assert max(sizes) <= 25 and statistics.median(sizes) <= 8
     assert (REPOSITORY / "notebooks" / f"{request.node.callspec.id}.ipynb").stat().st_size < 1_000_000
+
+
+def test_every_picture_has_an_alternative_text(notebook):
+    for cell in code_cells(notebook):
+        pictures = [(o, kind) for o in cell.outputs for kind in o.get("data", {}) if kind.startswith("image/")]
+        assert all(output.metadata.get(kind, {}).get("alt") for output, kind in pictures), cell.id
+        assert len(pictures) <= len(cell.metadata.get("alt", [])), cell.id
+
+
+def words(markdown):
+    text = re.sub(r"\]\([^)]*\)|\$[^$]*\$", "", markdown).replace("|", " ")
+    return sum(bool(re.search("[A-Za-z]", word)) for word in text.split())
+
+
+def test_short_enough_to_be_read(ours):
+    counts = {cell.id: words(cell.source) for cell in ours.cells if cell.cell_type == "markdown"}
+    assert not [name for name, count in counts.items() if count > 150]
+    assert 2000 <= sum(counts.values()) <= 2800
+
+
+def test_the_first_page_leads_from_demands_to_sections_that_exist(ours):
+    card, demands = (cell.source for cell in ours.cells[:2])
+    assert "assignment" in card + demands and "| demand | section |" in card + demands
+    named = set(re.findall(r"\d+", " ".join(re.findall(r"\| ([^|]*) \|$", demands, flags=re.MULTILINE))))
+    headings = {match[1] for cell in ours.cells if (match := re.match(r"## (\d+) · ", cell.source))}
+    assert named - {"04"} <= headings
+
+
+def test_what_tests_need_is_in_the_metadata(ours):
+    assert not [cell.id for cell in ours.cells if "NBVAL" in cell.source]
+    assert [cell for cell in code_cells(ours) if "nbval-check-output" in cell.metadata.get("tags", [])]
+
+
+def test_printed_tables_are_no_wider_than_a_page(ours):
+    for cell in code_cells(ours):
+        if "summary(" in cell.source:
+            assert max(map(len, text_of(cell).splitlines())) <= 100
 
 
 def test_badge_opens_this_notebook(notebook, request):
@@ -145,6 +189,24 @@ CLAIMS = re.compile(
 NAMED = re.compile(r"Training (\w+) on (\S+), seed (\d+)|(\w+) · (\S+) · seed (\d+)")
 
 
+def line_per_epoch(run):
+    """The log as notebooks show it, its figures from the history."""
+    lines = []
+    for line in run.log.strip().splitlines():
+        if line.startswith("EPOCH: "):
+            row, column = int(line[7:]) - 1, run.history
+            splits = {"train": "train", "val": "valid", "test": "test"}
+            figures = [
+                f"{name} {column[f'{split}_acc'][row]:.2f} %, loss {column[f'{split}_loss'][row]:.4f}"
+                for split, name in splits.items()
+                if isfinite(column[f"{split}_acc"][row])
+            ]
+            lines.append(" · ".join((f"epoch {row + 1}", *figures)))
+        elif (lines[-1:] and lines[-1].startswith("Reported")) or not re.match(r"\w+ set: |.*saving the model$", line):
+            lines.append(line)
+    return "\n".join(lines)
+
+
 @cache
 def recorded_runs():
     """For each run in `results/`: its title, and what may be claimed of it."""
@@ -154,7 +216,7 @@ def recorded_runs():
         reported, classes = run.summary["reported"], run.config["data"]["classes"]
         accuracy, epoch = f"{reported['test_acc']:.2f} %", reported["epoch"]
         claims = {
-            run.log.strip(),
+            line_per_epoch(run),
             f"{accuracy} of {run.config['data']['test_images']:,} test images, epoch {epoch}",
             *(f"the run {verb} {accuracy}" for verb in ("reports", "reported")),
             f"{accuracy} ({reported['chosen_by']}, epoch {epoch})",

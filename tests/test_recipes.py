@@ -308,13 +308,16 @@ def test_with_epochs_refuses_what_is_no_count(epochs):
 
 
 @EVERY_RECIPE
-def test_fast_is_short_and_otherwise_the_recipe(recipe):
+def test_fast_is_short_narrow_and_otherwise_the_recipe(recipe):
     quick = get_recipe(recipe.name, fast=True)
-    scaled = {"epochs", "batch_size", "peak_epoch", "warmup_epochs", "validation_images"}
-    assert {"epochs"} <= {text.split("=")[0] for text in differences(quick)} <= scaled
+    scaled = {"epochs", "batch_size", "peak_epoch", "warmup_epochs", "validation_images", "width", "augmentation"}
+    tamed = {"lr", "ema_decay", "patience", "zero_init_residual"} if recipe.model == "resnet18" else set()
+    changes = {text.split("=")[0] for text in differences(quick)}
+    assert {"epochs", "width"} <= changes <= scaled | tamed
+    assert [name for name, _ in quick.augmentation] == [name for name, _ in recipe.augmentation]
     assert quick.validation_images < recipes.FAST_LIMIT / 2
-    assert quick.epochs <= 3
-    assert quick.batch_size <= 64
+    steps = quick.epochs * (recipes.FAST_LIMIT - quick.validation_images) / quick.batch_size
+    assert 100 < steps < 500 and quick.width <= 16
 
 
 @EVERY_RECIPE

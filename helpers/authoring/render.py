@@ -54,6 +54,7 @@ def render(path: Path, data: str, root: Path = REPOSITORY) -> None:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             cell.outputs = _tidied(cell.outputs)
+            _describe_pictures(cell)
     notebook.metadata = METADATA
     write_text(path, nbformat.writes(notebook).rstrip("\n") + "\n")
 
@@ -71,6 +72,13 @@ def _tidied(outputs: list) -> list:
             output.data["image/png"] = _smaller(output.data["image/png"])
         tidy.append(output)
     return tidy
+
+
+def _describe_pictures(cell: nbformat.NotebookNode) -> None:
+    """Give each picture the alternative text that stands under `alt` in the cell's metadata, one in order for each."""
+    pictures = [(output, kind) for output in cell.outputs for kind in output.get("data", {}) if "image/" in kind]
+    for (output, kind), text in zip(pictures, cell.metadata.get("alt", []), strict=False):
+        output.metadata[kind] = {"alt": text}
 
 
 def _smaller(png: str) -> str:

@@ -1,9 +1,10 @@
 """Spares the reader progress bars: as text, which a notebook can keep and which needs no widgets."""
 
 import os
+import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from tqdm import tqdm
 
@@ -34,6 +35,25 @@ def _showing(bar: tqdm, show: object) -> Iterator:
             if time.monotonic() - read > 0.5:
                 read = time.monotonic()
                 bar.set_postfix_str(str(show), refresh=False)
+
+
+def line_per_epoch() -> Callable[[str], None]:
+    """A `report` for `train` that prints one line per epoch in the place of the log's three or more."""
+    line: list[str] = []
+
+    def report(log: str) -> None:
+        for text in log.splitlines():
+            if epoch := re.match(r"EPOCH: (\d+)", text):
+                line[:] = [f"epoch {int(epoch[1]):>3}"]
+            elif line and (figures := re.match(r"(\w+) set: Average loss: (.*), Accuracy: .*\((.*)%\)", text)):
+                line.append(f"{figures[1].lower():<5.5} {figures[3]:>6} %, loss {figures[2]}")
+                if figures[1] == "Test":
+                    print(" · ".join(line))
+                    line.clear()
+            elif not text.endswith("saving the model"):
+                print(text)
+
+    return report
 
 
 def duration(seconds: float) -> str:
