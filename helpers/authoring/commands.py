@@ -13,8 +13,8 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     bench.add_argument("--out", default="bench.json", metavar="FILE", help="JSON file to write (default: %(default)s)")
     report = commands.add_parser(
         "report",
-        help="bring the README and its figures up to date with results/",
-        description="Make what the README shows from the recorded runs in results/: tables, logs, figures.",
+        help="bring the pages and their figures up to date with results/",
+        description="Make what README.md, results/ and docs/ show of the recorded runs: tables, logs, figures.",
     )
     report.add_argument("--check", action="store_true", help="write nothing, fail if anything does not match")
     report.add_argument("--data", metavar="D", help="the complete CIFAR-10, for figures that show images")
@@ -67,10 +67,11 @@ def run_report(options: argparse.Namespace) -> int:
 
     if not options.check:
         written = report.report(load_data(options.data) if options.data else None)
-        print("Written:", ", ".join(path.name for path in written) or "nothing, all is up to date")
+        names = ", ".join(str(path.relative_to(settings.REPOSITORY)) for path in written)
+        print("Written:", names or "nothing, all is up to date")
         return 0
     faults = report.check()
-    print("\n".join(faults) or "README.md and images/ match results/.")
+    print("\n".join(faults) or "Pages and images/ match results/.")
     if faults:
         print("`python -m helpers report` brings them up to date.")
     return 1 if faults else 0
@@ -79,7 +80,7 @@ def run_report(options: argparse.Namespace) -> int:
 def run_record(options: argparse.Namespace) -> None:
     settings.draw_to_files()
 
-    from helpers.authoring.report import record
+    from helpers.authoring.results import record
     from helpers.data import load_data
 
     data = load_data(options.data) if options.weights else None
