@@ -40,7 +40,9 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     check.add_argument("--runs", metavar="DIR", help="where run folders are (default: runs)")
     check.add_argument("--data", metavar="D", help="the images of the runs: measure their accuracy again")
     rename = commands.add_parser("rename", help="set the name of your own GitHub repository in badges and notebooks")
-    rename.add_argument("name", metavar="OWNER/REPO", help="as in github.com/OWNER/REPO")
+    rename.add_argument("name", metavar="OWNER/REPO", help="as in github.com/OWNER/REPO, or that address")
+    rename.add_argument("--title", metavar="TEXT", help="of the course: in the README, the citation and the site")
+    rename.add_argument("--holder", metavar="TEXT", help="you: in the citation, and in LICENSE beside the template's")
 
 
 def run_bench(options: argparse.Namespace) -> None:
@@ -129,10 +131,10 @@ def run_check(options: argparse.Namespace) -> int:
 def run_rename(options: argparse.Namespace) -> None:
     from helpers.authoring.renaming import rename
 
-    changed = rename(options.name)
+    changed = rename(options.name, title=options.title, holder=options.holder)
     for path, count in changed:
         print(f"{path}: {count}")
-    print(f"The repository is {options.name} now." if changed else f"Nothing to change: it is {options.name} already.")
+    print("Renamed." if changed else "Nothing to change: all of it is so already.")
 
 
 def run_students(options: argparse.Namespace) -> None:
