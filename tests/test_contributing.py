@@ -59,7 +59,7 @@ def test_recipe_and_its_assignment(course):
     assert "Training custom_resnet_short on synthetic" in carry_out("A recipe", course)
     (folder,) = (course / "runs" / "fast").iterdir()
     assert (folder / "summary.json").exists() and folder.name == "custom_resnet_short-synthetic-seed0"
-    assert "| `custom_resnet_short` | 10 |  | not run yet | – | – |" in (course / "README.md").read_text()
+    assert "| `custom_resnet_short` | not run yet | 0 | – | – |" in (course / "README.md").read_text()
     printed = carry_out("An assignment", course)
     assert "✅ Weight decay is used\n      0.0005" in printed and "✅ 6,573,130 parameters" in printed
     assert "❌ 10 epochs\n      3 epochs in the history" in printed and "❌ Test accuracy of 85 %" in printed

@@ -15,8 +15,8 @@ from helpers.recipes import RECIPES, OneCycle, Recipe
 from helpers.runs import Run
 
 LOST = 0.01  # a class with a lower mean probability after the first steps is on its way out
-FRONT = ("recipe", "epochs", "seeds", "test accuracy", "demanded", "others, proven by a log")
-DETAILS = ("recipe", "seeds", "test accuracy", "flip averaging", "best epoch")
+FRONT = ("recipe", "test accuracy", "seeds", "demanded", "others, proven by a log")
+DETAILS = ("recipe", "epochs", "seed", "test accuracy", "flip averaging", "best epoch")
 Parts = list[str | Picture]
 
 
@@ -60,8 +60,8 @@ def _spread(values: list[float]) -> str:
     if not values:
         return "not run yet"
     if len(values) < 3:
-        return f"{', '.join(f'{value:.2f}' for value in values)} %"
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} %"
+        return f"{', '.join(f'{value:.2f}' for value in values)}\u00a0%"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} %".replace(" ", "\u00a0")
 
 
 def _range(values: list[float]) -> str:
@@ -70,7 +70,7 @@ def _range(values: list[float]) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f} %"
+    return "–" if value is None else f"{value:.2f}\u00a0%"
 
 
 def _accuracy(runs: list[Run], key: str = "test_acc") -> str:
@@ -97,11 +97,12 @@ def _results(ours: dict[str, list[Run]], columns: tuple[str, ...]) -> str:
     rows = []
     for name, runs in ours.items():
         recipe, accuracy = RECIPES[name], _accuracy(runs)
-        claimed = f" (claimed: {recipe.about.claimed:.2f} %)" if recipe.about.claimed else ""
+        claimed = f"<br>claimed: {_percent(recipe.about.claimed)}" if recipe.about.claimed else ""
         cells = {
             "recipe": f"`{name}`",
             "epochs": recipe.epochs,
-            "seeds": _seeds(runs),
+            "seed": _seeds(runs),
+            "seeds": len(runs),
             "test accuracy": f"**{accuracy}**" if runs else accuracy,
             "flip averaging": _accuracy(runs, "test_acc_flip_averaging"),
             "best epoch": _spread([run.summary["best_test_acc"] for run in runs]),
@@ -112,14 +113,16 @@ def _results(ours: dict[str, list[Run]], columns: tuple[str, ...]) -> str:
     return _table(columns, rows)
 
 
-def _times(runs: list[Run]) -> list[tuple[str, int, str, str]]:
+def _times(runs: list[Run], where: str = "provenance") -> list[tuple[str, int, str, str]]:
     """Device, runs, seconds an epoch (the median, as other work makes single ones longer) and minutes a run."""
-    times = []
-    for where in dict.fromkeys(run.provenance for run in runs):
-        seconds = [float(np.median(run.history["seconds"])) for run in runs if run.provenance == where]
-        minutes = [value * runs[0].recipe.epochs / 60 for value in seconds]
-        times.append((where, len(seconds), _range(seconds), _range(minutes)))
-    return times
+    times = {}
+    for run in runs:
+        device = run.provenance if where == "provenance" else run.summary[where]
+        times.setdefault(device, []).append(float(np.median(run.history["seconds"])))
+    return [
+        (device, len(seconds), _range(seconds), _range([value * runs[0].recipe.epochs / 60 for value in seconds]))
+        for device, seconds in times.items()
+    ]
 
 
 def _minutes(results: Results) -> str:
@@ -128,8 +131,7 @@ def _minutes(results: Results) -> str:
 
 
 def _in_words(runs: list[Run]) -> str:
-    times = [f"{minutes} ({where.rsplit(', torch', 1)[0]})" for where, _, _, minutes in _times(runs)]
-    return "; ".join(times) or "not run yet"
+    return "; ".join(f"{minutes} on {device}" for device, _, _, minutes in _times(runs, "device")) or "not run yet"
 
 
 def _weights(run: Run) -> str:

@@ -9,7 +9,7 @@ from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import write_atomically
 from helpers.settings import REPOSITORY
 
-# The package comes last: it holds the old name, for repeating what was interrupted. GitHub Actions may change no workflow.
+# The package, which holds the old name, comes last: interrupted, it can be repeated. Actions may change no workflow.
 FILES = ("*.md", "*/*.md", "*.cff", "*.yml", ".github/ISSUE_TEMPLATE/*.yml", "LICENSE", "notebooks/*.ipynb",
          "helpers/__init__.py")  # fmt: skip
 # What GitHub allows: https://docs.github.com/en/repositories and its sign-up form
