@@ -40,7 +40,8 @@ def rename(
     ]
     if title:
         changes.append(("README.md", r"\A# .*", f"# {title}"))
-        changes += [(name, r"(?<=title: ).*", json.dumps(title)) for name in ("CITATION.cff", "myst.yml")]
+        changes.append(("CITATION.cff", r"(?<=\ntitle: ).*", json.dumps(title)))
+        changes.append(("myst.yml", r"(?<=\n  title: ).*|(?<=logo_text: ).*", json.dumps(title)))
     if holder:
         year = "(c) " + re.search(r"\d{4}", (folder / "LICENSE").read_text())[0]
         changes.append(("CITATION.cff", r"(?<=- name: ).*", json.dumps(holder)))
