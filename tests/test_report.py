@@ -39,8 +39,7 @@ def root(tmp_path):
 @pytest.fixture
 def texts_only(monkeypatch):
     """Spares the test the figures, whose pixels take a second to look at."""
-    monkeypatch.setattr(report, "_pictures", lambda made: [])
-    monkeypatch.setattr(report, "_left_over", lambda root, made: [])
+    monkeypatch.setattr(report, "_figures", lambda root, made: {})
 
 
 def edit(path, old, new):
@@ -283,7 +282,7 @@ def test_classes_on_their_way_out_are_counted_by_seed(root):
         "recipe,seed,cat,dog,ship,provenance\nx,0,0.0099,0.5,0.4901,CPU\nx,1,0.3,0.3,0.4,CPU\ny,0,0.001,0.001,0.9,CPU\n"
     )
     table = texts_of(pages(load_results(root))["results/PUBLISHED.md"]["lost"])
-    assert rows_of(table) == {"`x`": ["2", "1", "0: cat; 1: none"], "`y`": ["1", "1", "0: cat, dog"]}
+    assert rows_of(table) == {"`x`": ["2", "0: cat; 1: none"], "`y`": ["1", "0: cat, dog"]}
 
 
 def test_without_any_run_every_recipe_has_its_place_and_says_so():

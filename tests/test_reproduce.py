@@ -71,7 +71,8 @@ def test_a_notebook_whose_run_or_range_test_is_not_recorded_is_refused_instead_o
         import sys
         sys.path.insert(0, {str(REPOSITORY)!r})
         from helpers import lr_finder, recipes, settings, training
-                data = load_data(settings.data_source())
+        from helpers.data import load_data
+        data = load_data(settings.data_source())
         recipe = recipes.RECIPES["custom_resnet"]
     """
     for call, folder in (

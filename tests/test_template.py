@@ -9,6 +9,8 @@ from helpers import GITHUB, __version__
 from helpers.settings import REPOSITORY
 
 FORMS = sorted(REPOSITORY.glob(".github/ISSUE_TEMPLATE/[!c]*.yml"))
+WORKFLOWS = sorted(REPOSITORY.glob(".github/workflows/*.yml"))
+WRITING = {"rename": {"contents": "write"}, "pages": {"contents": "read", "pages": "write", "id-token": "write"}}
 PAGES = sorted({*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("results/*.md")})
 
 
@@ -23,7 +25,7 @@ def test_the_picture_of_the_layers_names_what_is_there():
     picture = re.search(r"```text\n(.*?)```", text, re.S)[1]
     course = {name for line in picture.splitlines() if "→" in line or "lr_finder" in line for name in
               re.findall(r"[a-z_]{4,}", line)}  # fmt: skip
-    assert len(course) == 13 and all((REPOSITORY / "helpers" / f"{name}.py").exists() for name in course)
+    assert len(course) >= 14 and all((REPOSITORY / "helpers" / f"{name}.py").exists() for name in course)
     for layer in re.findall(r"─ ([a-z]+)/ ─", picture):
         assert (REPOSITORY / ("" if layer == "helpers" else "helpers") / layer).is_dir()
     for name in re.findall(r"\b([a-z]{4,}) ·", picture.split("authoring/")[1]):
@@ -64,3 +66,14 @@ def test_issue_chooser_leads_to_pages_of_this_repository():
         assert link.keys() == {"name", "url", "about"}
         page = link["url"].removeprefix(f"https://github.com/{GITHUB}/blob/main/")
         assert (REPOSITORY / page).exists()
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_use_pinned_actions_and_only_two_write(path):
+    workflow, text = yaml.safe_load(path.read_text()), path.read_text()
+    assert workflow["permissions"] == WRITING.get(path.stem, {"contents": "read"})
+    assert text.count("permissions:") == 1
+    uses = re.findall(r"uses: *(.*)", text)
+    assert uses and all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action) for action in uses)
+    kept = 0 if path.stem != "rename" else 1  # it pushes
+    assert text.count("actions/checkout@") == text.count("persist-credentials: false") + kept > 0

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
-from helpers.augmentation import make_loader, make_loaders
 from helpers.data import SIZE, Data, Split, channel_statistics
+from helpers.loaders import make_loader, make_loaders
 from helpers.models import make_model
 from helpers.plumbing.devices import keep_freed_memory, pick_device
 from helpers.recipes import RECIPES, Plateau, Recipe

@@ -141,9 +141,9 @@ def _gallery_source(run: Run) -> list:
     return [json.loads((run.folder / "gallery.json").read_text(encoding="utf-8")), run.summary["weights"]]
 
 
-def augmentation_pictures(results: Results, data: Data | None) -> list[Picture]:
+def augmentation_pictures(runs: list[Run], data: Data | None) -> list[Picture]:
     pictures = []
-    for recipe in (run.recipe for run in results.first if not run.recipe.published):
+    for recipe in (run.recipe for run in runs):
         alt = f"Training images, and what the augmentation of {recipe.name} makes of them"
         draw = partial(plots.plot_augmentation, recipe, data) if data else None
         pictures.append(Picture(f"{recipe.name}_augmentation", alt, recipe.augmentation, draw, photographs=True))

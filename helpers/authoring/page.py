@@ -11,7 +11,7 @@ from helpers.authoring.figures import Picture
 from helpers.authoring.results import Results, target
 from helpers.data import SIZE, Data
 from helpers.models import make_model
-from helpers.recipes import RECIPES, OneCycle, Recipe
+from helpers.recipes import RECIPES
 from helpers.runs import Run
 
 LOST = 0.01  # a class with a lower mean probability after the first steps is on its way out
@@ -40,7 +40,7 @@ def pages(results: Results, data: Data | None = None) -> dict[str, dict[str, Par
             "runs": [part for run in firsts for part in (_title(run), *figures.run_pictures(run).values())],
             "classes": [_classes(firsts)],
             "gallery": [part for name, shown in galleries.items() for part in (texts[name], *shown.values())],
-            "augmentation": figures.augmentation_pictures(results, data),
+            "augmentation": figures.augmentation_pictures(firsts, data),
             "plateau": [figures.plateau_picture()],
             "models": _models(),
             "logs": [_table(("recipe", "logs"), [(f"`{name}`", _logs(r)) for name, r in results.by_recipe.items()])],
@@ -136,10 +136,7 @@ def _in_words(runs: list[Run]) -> str:
 
 def _weights(run: Run) -> str:
     rounded, in_run = (run.summary[part]["test_acc"] for part in ("weights", "reported"))
-    return (
-        "Drawn with the weights of this run rounded to half precision: "
-        f"test accuracy {rounded:.2f} % with these, {in_run:.2f} % in the run."
-    )
+    return f"Drawn with its weights in half precision: {rounded:.2f} % with these, {in_run:.2f} % in the run."
 
 
 def _assignment(run: Run, gallery: dict[str, Picture]) -> Parts:
@@ -150,12 +147,8 @@ def _assignment(run: Run, gallery: dict[str, Picture]) -> Parts:
 
 
 def _range_tests(results: Results) -> str:
-    lines = [
-        f"- `{name}`: LRMIN **{test.lr_min:g}**, LRMAX **{test.lr_max:g}** (seed {test.settings['seed']}, "
-        f"{test.settings['steps']} steps, {test.provenance})"
-        for name, test in results.range_tests.items()
-    ]
-    return "\n".join(lines)
+    tests = results.range_tests.items()
+    return "\n".join(f"- `{n}`: LRMIN **{t.lr_min:g}**, LRMAX **{t.lr_max:g}** ({t.provenance})" for n, t in tests)
 
 
 def _classes(runs: list[Run]) -> str:
@@ -195,7 +188,6 @@ def _published(results: Results, ours: dict[str, list[Run]]) -> Parts:
             about, runs = RECIPES[name].about, results.by_recipe[name]
             cells = {
                 "run by": about.source or "this course",
-                "what was run": _in_short(RECIPES[name]),
                 "not the same here": "; ".join(about.differs) or "–",
                 "test accuracy, reported": _percent(about.others) if about.source else "–",
                 "here, last epoch": f"**{_last(runs, 'test_acc')}**",
@@ -217,18 +209,6 @@ def _published(results: Results, ours: dict[str, list[Run]]) -> Parts:
     return parts
 
 
-def _in_short(recipe: Recipe) -> str:
-    """Epochs, batch, optimizer, schedule and transforms of a recipe."""
-    rate = recipe.schedule
-    if isinstance(rate, OneCycle):
-        schedule = f"OneCycle, {rate.lr_max:.3g} at epoch {rate.peak_epoch:g}, stepped per {rate.step}"
-    else:
-        schedule = f"{rate.lr:.3g}, on plateaus of {rate.monitor} times {rate.factor:g} (patience {rate.patience})"
-    transforms = ", ".join(name for name, _ in recipe.augmentation) or "no augmentation"
-    loss = "; softmax before the cross-entropy" if "softmax" in recipe.loss else ""
-    return f"{recipe.epochs} epochs, batch {recipe.batch_size}; {recipe.optimizer}, {schedule}; {transforms}{loss}"
-
-
 def _lost(runs: list[Run]) -> str:
     """The classes that no test image was taken for, by seed, with the accuracy on the other classes."""
     lost = []
@@ -244,16 +224,8 @@ def _lost_classes(results: Results) -> str:
     """Which classes are on their way out after the first steps, by seed."""
     by_recipe = {}
     for row in results.lost_classes:
-        chances = {key: value for key, value in row.items() if key not in ("recipe", "seed", "provenance")}
-        gone = [name for name, chance in chances.items() if float(chance) < LOST]
-        by_recipe.setdefault(row["recipe"], {})[row["seed"]] = ", ".join(gone)
-    rows = [
-        (
-            f"`{name}`",
-            len(lost),
-            sum(map(bool, lost.values())),
-            "; ".join(f"{s}: {c or 'none'}" for s, c in lost.items()),
-        )
-        for name, lost in by_recipe.items()
-    ]
-    return _table(("recipe", "seeds", "with a class lost", "which, by seed"), rows) or "Not run yet."
+        chances = [(key, value) for key, value in row.items() if key not in ("recipe", "seed", "provenance")]
+        gone = ", ".join(name for name, chance in chances if float(chance) < LOST)
+        by_recipe.setdefault(f"`{row['recipe']}`", []).append(f"{row['seed']}: {gone or 'none'}")
+    rows = [(name, len(lost), "; ".join(lost)) for name, lost in by_recipe.items()]
+    return _table(("recipe", "seeds", "classes lost, by seed"), rows) or "Not run yet."

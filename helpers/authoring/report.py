@@ -27,24 +27,20 @@ def report(data: Data | None = None, root: Path = REPOSITORY) -> list[Path]:
     if data:
         check_data(data.fingerprint, data.name)
     made = pages(load_results(root), data)
-    texts = {name: _texts(root, name, blocks) for name, blocks in made.items()}
-    files = [
-        (root / "images" / file, picture, dark) for picture in _pictures(made) for file, dark in picture.files.items()
-    ]
-    stale = [(path, picture, dark) for path, picture, dark in files if picture.fault(path)]
-    photographs = [path.name for path, picture, _ in stale if picture.draw is None]
+    texts = {root / name: _texts(root, name, blocks) for name, blocks in made.items()}
+    stale = {path: drawing for path, (drawing, fault) in _figures(root, made).items() if fault}
+    photographs = [path.name for path, (picture, _) in stale.items() if picture and not picture.draw]
     if photographs:
         raise CourseError(f"Name the complete CIFAR-10 with --data: {', '.join(photographs)} show its images.")
-    for path, picture, dark in stale:
-        picture.save(path, dark)
-    written = [path for path, _, _ in stale]
-    for name, (old, new) in texts.items():
-        if new != old:
-            write_text(root / name, new)
-            written.append(root / name)
-    for path in _left_over(root, made):
-        path.unlink()
-    return written
+    for path, (picture, dark) in stale.items():
+        if picture:
+            picture.save(path, dark)
+        else:
+            path.unlink()
+    changed = {path: new for path, (old, new) in texts.items() if new != old}
+    for path, new in changed.items():
+        write_text(path, new)
+    return [*(path for path, (picture, _) in stale.items() if picture), *changed]
 
 
 def check(root: Path = REPOSITORY) -> list[str]:
@@ -56,10 +52,17 @@ def check(root: Path = REPOSITORY) -> list[str]:
                 pairs = zip_longest(there[1].split("\n"), here[1].split("\n"), fillvalue="nothing")
                 shown, recorded = next((a, b) for a, b in pairs if a != b)
                 faults.append(f"{name}, block {here[0]}: it says {shown!r}, results/ {recorded!r}")
-    for picture in _pictures(made):
-        paths = [root / "images" / file for file in picture.files]
-        faults += [f"images/{path.name} {fault}" for path in paths if (fault := picture.fault(path))]
-    return faults + [f"images/{path.name} is shown nowhere" for path in _left_over(root, made)]
+    return faults + [f"images/{path.name} {fault}" for path, (_, fault) in _figures(root, made).items() if fault]
+
+
+def _figures(root: Path, made: dict[str, dict[str, Parts]]) -> dict[Path, tuple[tuple[Picture | None, bool], str]]:
+    """By file, in `images/` or missing there: the picture that it shows, whether for dark pages, and its fault."""
+    parts = [part for blocks in made.values() for parts in blocks.values() for part in parts]
+    pictures = [picture for part in parts if isinstance(part, Picture) for picture in (part, part.narrow) if picture]
+    files = {root / "images" / file: (picture, dark) for picture in pictures for file, dark in picture.files.items()}
+    checked = {path: (drawing, drawing[0].fault(path)) for path, drawing in files.items()}
+    others = [path for path in sorted((root / "images").glob("*.png")) if path not in files]
+    return checked | dict.fromkeys(others, ((None, False), "is shown nowhere"))
 
 
 def _texts(root: Path, name: str, blocks: dict[str, Parts]) -> tuple[str, str]:
@@ -84,17 +87,3 @@ def _texts(root: Path, name: str, blocks: dict[str, Parts]) -> tuple[str, str]:
         return f"<!-- report:{block} -->{end}{text}{end}<!-- /report:{block} -->"
 
     return old, SECTION.sub(filled, old)
-
-
-def _pictures(made: dict[str, dict[str, Parts]]) -> list[Picture]:
-    """Each figure once, though several pages may show it."""
-    shown = [
-        part for blocks in made.values() for parts in blocks.values() for part in parts if isinstance(part, Picture)
-    ]
-    both = [picture for part in shown for picture in (part, part.narrow) if picture]
-    return list({picture.name: picture for picture in both}.values())
-
-
-def _left_over(root: Path, made: dict[str, dict[str, Parts]]) -> list[Path]:
-    known = {file for picture in _pictures(made) for file in picture.files}
-    return [path for path in sorted((root / "images").glob("*.png")) if path.name not in known]

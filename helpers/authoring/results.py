@@ -32,11 +32,6 @@ class Results:
         return [run for runs in self.by_recipe.values() for run in runs]
 
     @property
-    def first(self) -> list[Run]:
-        """The run with the lowest seed, per recipe that was run."""
-        return [runs[0] for runs in self.by_recipe.values() if runs]
-
-    @property
     def with_weights(self) -> list[Run]:
         """The first run with recorded weights, per recipe."""
         firsts = {}
