@@ -2,6 +2,7 @@
 # make test       linter, README against results/, unit tests, notebooks under nbval: all of them, then which failed
 # make test-all   the same with the slow tests; make lint, format, page, unit, notebooks: one part
 # make reproduce  train every recipe at full length, then report: make reproduce DATA=cifar10
+# make site       pages and notebooks as a site, with search: needs Node.js, no Python
 # PYTHON names the interpreter that makes .venv: Python 3.11 or newer.
 #
 # Without make, as on Windows, in a virtual environment:
@@ -24,7 +25,7 @@ CPU := $(if $(UV),--torch-backend=cpu,--extra-index-url $(CPU_INDEX))
 
 PARTS := lint format page unit notebooks
 
-.PHONY: run test test-all $(PARTS) reproduce
+.PHONY: run test test-all $(PARTS) reproduce site
 .DELETE_ON_ERROR:
 
 # Made once, and again when the requirements change. On Linux without an NVIDIA GPU PyTorch comes without CUDA, if its
@@ -83,3 +84,10 @@ notebooks: .venv/installed
 
 reproduce: .venv/installed
 	.venv/bin/python -m helpers reproduce --data '$(DATA)' --runs '$(RUNS)'
+
+# The pages and the executed notebooks as a site, by MyST (https://mystmd.org), into _build/html.
+MYST := mystmd@1.8.3
+site:
+	@command -v npx >/dev/null || { echo "Node.js 20 or newer is needed for the site: https://nodejs.org"; exit 2; }
+	npx --yes $(MYST) build --html
+	@echo "The site: _build/html/index.html (to look at it: python3 -m http.server -d _build/html)"

@@ -19,7 +19,7 @@ from helpers.runs import load_run
 from helpers.settings import REPOSITORY
 
 NOTEBOOKS = sorted(REPOSITORY.glob("notebooks/*.ipynb"))
-PAGES = sorted({*REPOSITORY.glob("*.md"), *REPOSITORY.glob("results/*.md"), *NOTEBOOKS})
+PAGES = sorted({*REPOSITORY.glob("*.md"), *REPOSITORY.glob("results/*.md"), *REPOSITORY.glob("docs/*.md"), *NOTEBOOKS})
 MACHINE_PATH = re.compile(r"(?<![\w.~>-])(?:/(?:root|home|Users|work|tmp|mnt|private|var)/|[A-Z]:\\\w)")
 
 

@@ -1,10 +1,13 @@
 """A user of the template puts the name of the own repository everywhere, or nowhere."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from helpers import GITHUB
 from helpers.authoring.renaming import FILES, rename
@@ -20,8 +23,11 @@ def test_command_changes_every_address_and_nothing_else(course):
     command = [sys.executable, "-m", "helpers", "rename"]
     done = subprocess.run([*command, "Some-One/deep.course_2"], cwd=course, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "The repository is Some-One/deep.course_2 now." in done.stdout
+    assert "Renamed." in done.stdout
     new, after = b"Some-One/deep.course_2", {p: c for p, c in contents(course).items() if "__pycache__" not in p.parts}
+    readme = course / "README.md"
+    assert b"until renamed" in before[readme] and b"until renamed" not in after[readme]
+    before[readme] = re.sub(rb"<!-- until.*/until renamed -->\n\n", b"", before[readme], flags=re.S)
     assert after == {path: content.replace(GITHUB.encode(), new) for path, content in before.items()}
     changed = {str(path.relative_to(course)) for path in before if after[path] != before[path]}
     assert {"README.md", "helpers/__init__.py"} <= changed
@@ -33,8 +39,43 @@ def test_command_changes_every_address_and_nothing_else(course):
         setup = next(cell["source"] for cell in cells if cell["cell_type"] == "code")
         assert f'course = "{new.decode()}"\n' in setup
 
-    again = subprocess.run([*command, new.decode()], cwd=course, capture_output=True, text=True, timeout=60)
-    assert again.stdout == "Nothing to change: it is Some-One/deep.course_2 already.\n"
+    address = f"https://github.com/{new.decode()}.git"
+    again = subprocess.run([*command, address], cwd=course, capture_output=True, text=True, timeout=60)
+    assert again.stdout == "Nothing to change: all of it is so already.\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["https://github.com/a/b", "http://www.github.com/a/b/", "github.com/a/b.git", "a/b.git"]
+)
+def test_pasted_address_is_the_name(name, tmp_path):
+    (tmp_path / "README.md").write_text(f"see {GITHUB}!")
+    assert rename(name, tmp_path) == [(Path("README.md"), 1)]
+    assert (tmp_path / "README.md").read_text() == "see a/b!"
+
+
+def test_title_and_holder_are_set_and_the_licence_of_the_template_stays(course):
+    licence = (course / "LICENSE").read_text()
+    title, holder = 'Deep "Learning" \\1', "Ada: #1"
+    for _ in range(2):  # the second time changes nothing
+        rename("a/b", course, title=title, holder=holder)
+        assert (course / "README.md").read_text().startswith(f"# {title}\n\n")
+        citation = yaml.safe_load((course / "CITATION.cff").read_text())
+        assert citation["title"] == title and citation["authors"] == [{"name": holder}]
+        assert (course / "results" / "README.md").read_text().startswith("# Results\n")
+        assert yaml.safe_load((course / "myst.yml").read_text())["project"]["title"] == title
+        notice = next(line for line in licence.splitlines() if line.startswith("Copyright"))
+        mine = f"Copyright {notice.split()[1]} {notice.split()[2]} {holder}"
+        assert (course / "LICENSE").read_text() == licence.replace(notice, f"{notice}\n{mine}")
+    assert rename("a/b", course, old="a/b", title=title, holder=holder) == []
+
+
+@pytest.mark.parametrize("text", ["", " ", "two\nlines", "x" * 101, "\x07"])
+def test_title_and_holder_are_a_line(text, course):
+    before = contents(course)
+    for option in ("title", "holder"):
+        with pytest.raises(CourseError, match=f"--{option} has to be a line"):
+            rename("a/b", course, **{option: text})
+    assert contents(course) == before
 
 
 def test_interrupted_renaming_can_be_repeated(course, monkeypatch):
@@ -62,8 +103,9 @@ def test_interrupted_renaming_can_be_repeated(course, monkeypatch):
 @pytest.mark.parametrize(
     "name",
     [
-        *("", "alone", "a/b/c", "a b/c", "-a/b", "a-/b", "a--b/c", "a/..", "a/.", "a/b.git", "a/b\n", "ä/b"),
-        *("a" * 40 + "/b", "https://github.com/a/b", '"/b', "a/" + "b" * 101, "a/$(touch x)", "x" * 5000),
+        *("", "alone", "a/b/c", "a b/c", "-a/b", "a-/b", "a--b/c", "a/..", "a/.", "a/.git", "a/b\n", "ä/b", "/"),
+        *("a" * 40 + "/b", "https://gitlab.com/a/b", '"/b', "a/" + "b" * 101, "a/$(touch x)", "x" * 5000),
+        *("https://github.com/", "https://github.com/a", "https://github.com/a/b/tree/main", "https://evil.org/a/b"),
     ],
 )  # fmt: skip
 def test_bad_name_is_refused_and_nothing_changed(name, tmp_path):
@@ -77,3 +119,17 @@ def test_longer_names_are_other_repositories(tmp_path):
     (tmp_path / "README.md").write_text(f"{GITHUB}-2 x{GITHUB} {GITHUB}.\r\n{GITHUB}/blob")
     assert [count for _, count in rename("a/b", tmp_path)] == [2]
     assert (tmp_path / "README.md").read_bytes() == f"{GITHUB}-2 x{GITHUB} a/b.\r\na/b/blob".encode()
+
+
+def test_workflow_of_a_new_repository_renames_it_and_stays_itself(course):
+    """What runs in GitHub Actions may not change workflows, so none of them names the repository."""
+    for path in course.glob(".github/workflows/*.yml"):
+        assert GITHUB not in path.read_text()
+    steps = yaml.safe_load((course / ".github" / "workflows" / "rename.yml").read_text())["jobs"]["rename"]["steps"]
+    assert any('python -m helpers rename "$GITHUB_REPOSITORY"' in step.get("run", "") for step in steps)
+    done = subprocess.run(
+        ["bash", "-c", steps[1]["run"]],
+        cwd=course,
+        env={"GITHUB_REPOSITORY": GITHUB, "GITHUB_OUTPUT": str(course / "out"), "PATH": "/usr/bin:/bin"},
+    )
+    assert done.returncode == 0 and not (course / "out").exists()  # it has that name already

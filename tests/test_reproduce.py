@@ -8,35 +8,8 @@ import pytest
 from PIL import Image
 
 from helpers.authoring.render import render
-from helpers.authoring.reproduce import multiply_adds, time_left
-from helpers.data import load_data
 from helpers.plumbing.errors import CourseError
-from helpers.recipes import RECIPES
-from helpers.runs import HISTORY_COLUMNS, to_csv
 from helpers.settings import REPOSITORY
-from helpers.training import run_folder
-
-
-def test_multiply_adds_are_those_of_the_published_network():
-    # by hand: every convolution's outputs x 9 x input channels, and the classifier
-    convolutions = 32 * 32 * 64 * 27 + 32 * 32 * 128 * 64 * 9 + 2 * 16 * 16 * 128 * 128 * 9 + 16 * 16 * 256 * 128 * 9
-    convolutions += 8 * 8 * 512 * 256 * 9 + 2 * 4 * 4 * 512 * 512 * 9
-    assert multiply_adds("custom_resnet") == pytest.approx(convolutions + 512 * 10 + 10, rel=0.001)
-
-
-def test_the_time_left_is_the_work_left_at_the_speed_so_far(tmp_path, monkeypatch):
-    data = load_data("synthetic", limit=200)
-    recipe = RECIPES["custom_resnet"]
-    plan = [(recipe, 0), (recipe, 1)]
-    assert "after the first epoch" in time_left(plan, data, tmp_path)
-    folder = run_folder(tmp_path, recipe, data, 0)
-    folder.mkdir(parents=True)
-    rows = [dict.fromkeys(HISTORY_COLUMNS, 1.0) | {"epoch": epoch, "seconds": 600.0} for epoch in range(1, 7)]
-    (folder / "history.csv").write_text(to_csv(HISTORY_COLUMNS, rows))
-    assert time_left(plan, data, tmp_path) == "about 7 h 00 min left"  # 24 + 24 - 6 epochs of 10 minutes
-    rows = [row | {"seconds": 599.9} for row in rows]
-    (folder / "history.csv").write_text(to_csv(HISTORY_COLUMNS, rows))
-    assert time_left(plan, data, tmp_path) == "about 7 h 00 min left"  # 6 h 59.9 min, rounded
 
 
 def notebook(path, *sources):

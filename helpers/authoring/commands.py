@@ -13,8 +13,8 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     bench.add_argument("--out", default="bench.json", metavar="FILE", help="JSON file to write (default: %(default)s)")
     report = commands.add_parser(
         "report",
-        help="bring the README and its figures up to date with results/",
-        description="Make what the README shows from the recorded runs in results/: tables, logs, figures.",
+        help="bring the pages and their figures up to date with results/",
+        description="Make what README.md, results/ and docs/ show of the recorded runs: tables, logs, figures.",
     )
     report.add_argument("--check", action="store_true", help="write nothing, fail if anything does not match")
     report.add_argument("--data", metavar="D", help="the complete CIFAR-10, for figures that show images")
@@ -36,7 +36,9 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     students.add_argument("--repo", default=f"{GITHUB}-students", metavar="OWNER/REPO",
                           help="on GitHub, where its badges and first cells lead (default: %(default)s)")  # fmt: skip
     rename = commands.add_parser("rename", help="set the name of your own GitHub repository in badges and notebooks")
-    rename.add_argument("name", metavar="OWNER/REPO", help="as in github.com/OWNER/REPO")
+    rename.add_argument("name", metavar="OWNER/REPO", help="as in github.com/OWNER/REPO, or that address")
+    rename.add_argument("--title", metavar="TEXT", help="of the course: in the README, the citation and the site")
+    rename.add_argument("--holder", metavar="TEXT", help="you: in the citation, and in LICENSE beside the template's")
 
 
 def run_bench(options: argparse.Namespace) -> None:
@@ -63,10 +65,11 @@ def run_report(options: argparse.Namespace) -> int:
 
     if not options.check:
         written = report.report(load_data(options.data) if options.data else None)
-        print("Written:", ", ".join(path.name for path in written) or "nothing, all is up to date")
+        names = ", ".join(str(path.relative_to(settings.REPOSITORY)) for path in written)
+        print("Written:", names or "nothing, all is up to date")
         return 0
     faults = report.check()
-    print("\n".join(faults) or "README.md and images/ match results/.")
+    print("\n".join(faults) or "Pages and images/ match results/.")
     if faults:
         print("`python -m helpers report` brings them up to date.")
     return 1 if faults else 0
@@ -75,7 +78,7 @@ def run_report(options: argparse.Namespace) -> int:
 def run_record(options: argparse.Namespace) -> None:
     settings.draw_to_files()
 
-    from helpers.authoring.report import record
+    from helpers.authoring.results import record
     from helpers.data import load_data
 
     data = load_data(options.data) if options.weights else None
@@ -103,10 +106,10 @@ def run_render(options: argparse.Namespace) -> None:
 def run_rename(options: argparse.Namespace) -> None:
     from helpers.authoring.renaming import rename
 
-    changed = rename(options.name)
+    changed = rename(options.name, title=options.title, holder=options.holder)
     for path, count in changed:
         print(f"{path}: {count}")
-    print(f"The repository is {options.name} now." if changed else f"Nothing to change: it is {options.name} already.")
+    print("Renamed." if changed else "Nothing to change: all of it is so already.")
 
 
 def run_students(options: argparse.Namespace) -> None:

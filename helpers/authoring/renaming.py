@@ -1,5 +1,6 @@
-"""Puts the name of one's own GitHub repository wherever the template's stands: badges, set-up cells, addresses."""
+"""Puts one's own repository, title and name wherever the template's stand: badges, set-up cells, licence, citation."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,27 +9,53 @@ from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import write_atomically
 from helpers.settings import REPOSITORY
 
-# The package comes last: it tells the old name, so that a renaming that was interrupted can be repeated.
-FILES = ("*.md", "*.cff", ".github/**/*.yml", "notebooks/*.ipynb", "helpers/__init__.py")
+# The package, which holds the old name, comes last: interrupted, it can be repeated. Actions may change no workflow.
+FILES = ("*.md", "*/*.md", "*.cff", "*.yml", ".github/ISSUE_TEMPLATE/*.yml", "LICENSE", "notebooks/*.ipynb",
+         "helpers/__init__.py")  # fmt: skip
 # What GitHub allows: https://docs.github.com/en/repositories and its sign-up form
 NAME = re.compile(r"[A-Za-z0-9](-?[A-Za-z0-9]){0,38}/(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}(?<!\.git)")
+ADDRESS = re.compile(r"^(https?://)?(www\.)?github\.com/|(?<!^)(\.git)?/?$")
 
 
-def rename(new: str, folder: Path = REPOSITORY, old: str = GITHUB) -> list[tuple[Path, int]]:
-    """Replace the name `old` by `new`, both OWNER/REPO, in the files of the course in `folder`.
+def rename(
+    new: str, folder: Path = REPOSITORY, old: str = GITHUB, title: str | None = None, holder: str | None = None
+) -> list[tuple[Path, int]]:
+    """Replace the name `old`, OWNER/REPO, by `new`, which may be pasted as the address of a page on GitHub.
 
-    Returns the files that changed, each with how often the name stood there. Raises CourseError for a name that
-    GitHub would not allow, and changes nothing then.
+    `title`: of the course. `holder`: who is cited, and holds the rights to what is added; the template's own notice
+    stays in LICENSE, as its licence wants. Returns the files that changed, each with the number of replacements.
+    Raises CourseError for a name that GitHub would not allow and for a text that is no line, and changes nothing then.
     """
+    new = ADDRESS.sub("", new)
     if not NAME.fullmatch(new):
         raise CourseError(
             f"{new[:150]!r} cannot be a repository on GitHub: give its name as OWNER/REPO, for instance {old}."
         )
-    standing = re.compile(rf"(?<![\w.-]){re.escape(old)}(?![\w-])".encode())
+    for option, text in (("--title", title), ("--holder", holder)):
+        if text is not None and not (text.strip() and text.isprintable() and len(text) <= 100):
+            raise CourseError(f"{option} has to be a line of 1 to 100 characters, not {text[:100]!r}.")
+    changes = [  # for a file, or for all: a pattern, and the text in its place
+        (None, rf"(?<![\w.-]){re.escape(old)}(?![\w-])", new),
+        ("README.md", r"(?s)<!-- until renamed -->.*?<!-- /until renamed -->\n*", ""),
+    ]
+    if title:
+        changes.append(("README.md", r"\A# .*", f"# {title}"))
+        changes.append(("CITATION.cff", r"(?<=\ntitle: ).*", json.dumps(title)))
+        changes.append(("myst.yml", r"(?<=\n  title: ).*|(?<=logo_text: ).*", json.dumps(title)))
+    if holder:
+        year = "(c) " + re.search(r"\d{4}", (folder / "LICENSE").read_text())[0]
+        changes.append(("CITATION.cff", r"(?<=- name: ).*", json.dumps(holder)))
+        changes.append(
+            ("LICENSE", rf"(?<=\n)\n(?=Permission)(?<!{re.escape(holder)}\n\n)", f"Copyright {year} {holder}\n\n")
+        )
     changed = []
     for path in (path for pattern in FILES for path in sorted(folder.glob(pattern))):
-        content, count = standing.subn(new.encode(), path.read_bytes())
-        if count and new != old:
-            write_atomically(path, lambda file, content=content: file.write(content))
-            changed.append((path.relative_to(folder), count))
+        text, total = path.read_bytes().decode(), 0
+        for name, pattern, put in changes:
+            if name in (None, path.relative_to(folder).as_posix()) and put not in re.findall(pattern, text):
+                text, count = re.subn(pattern, lambda _, put=put: put, text)
+                total += count
+        if text.encode() != path.read_bytes():
+            write_atomically(path, lambda file, text=text: file.write(text.encode()))
+            changed.append((path.relative_to(folder), total))
     return changed

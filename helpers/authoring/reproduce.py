@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from helpers import lr_finder
-from helpers.authoring.report import record, report
+from helpers.authoring.report import report
+from helpers.authoring.results import record
 from helpers.data import CIFAR10_FINGERPRINT, Data
 from helpers.recipes import RECIPES, OneCycle
 from helpers.training import train

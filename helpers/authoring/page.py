@@ -1,0 +1,231 @@
+"""What the pages show of the recorded runs: their tables and texts, page by page and block by block."""
+
+import statistics
+
+import numpy as np
+from torchinfo import summary
+
+from helpers.assignment.checklist import ASSIGNMENTS
+from helpers.authoring import figures
+from helpers.authoring.figures import Picture
+from helpers.authoring.results import Results, target
+from helpers.data import SIZE, Data
+from helpers.models import make_model
+from helpers.recipes import RECIPES
+from helpers.runs import Run
+
+LOST = 0.01  # a class with a lower mean probability after the first steps is on its way out
+FRONT = ("recipe", "test accuracy", "seeds", "demanded", "others, proven by a log")
+DETAILS = ("recipe", "epochs", "seed", "test accuracy", "flip averaging", "best epoch")
+Parts = list[str | Picture]
+
+
+def pages(results: Results, data: Data | None = None) -> dict[str, dict[str, Parts]]:
+    """The parts of every block of every page, in their order. Blocks with "minutes" in their name may be left out."""
+    ours = {name: runs for name, runs in results.by_recipe.items() if not RECIPES[name].published}
+    firsts = [runs[0] for runs in ours.values() if runs]
+    galleries = {run.recipe.name: figures.gallery_pictures(run, data) for run in results.with_weights}
+    texts = {run.recipe.name: f"{_title(run)}\n\n{_weights(run)}" for run in results.with_weights}
+    return {
+        "README.md": {
+            "front": figures.front_picture(results, data),
+            "results": [_results(ours, FRONT)],
+            **{f"minutes_{name}": [_in_words(runs)] for name, runs in ours.items()},
+            "assignments": [part for run in firsts for part in _assignment(run, galleries.get(run.recipe.name, {}))],
+        },
+        "results/README.md": {
+            "results": [_results(ours, DETAILS)],
+            "minutes": [_minutes(results)],
+            "lr": [_range_tests(results), *figures.range_test_pictures(results)],
+            "runs": [part for run in firsts for part in (_title(run), *figures.run_pictures(run).values())],
+            "classes": [_classes(firsts)],
+            "gallery": [part for name, shown in galleries.items() for part in (texts[name], *shown.values())],
+            "augmentation": figures.augmentation_pictures(firsts, data),
+            "plateau": [figures.plateau_picture()],
+            "models": _models(),
+            "logs": [_table(("recipe", "logs"), [(f"`{name}`", _logs(r)) for name, r in results.by_recipe.items()])],
+        },
+        "results/PUBLISHED.md": {"published": _published(results, ours), "lost": [_lost_classes(results)]},
+        "docs/grading.md": {"demands": _demands()},
+    }
+
+
+def _table(head: tuple, rows: list[tuple]) -> str:
+    lines = [head, ("---",) * len(head), *rows] if rows else []
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+
+
+def _spread(values: list[float]) -> str:
+    """The mean and the sample standard deviation; of fewer than three, which say little about a spread, each value."""
+    if not values:
+        return "not run yet"
+    if len(values) < 3:
+        return f"{', '.join(f'{value:.2f}' for value in values)}\u00a0%"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} %".replace(" ", "\u00a0")
+
+
+def _range(values: list[float]) -> str:
+    """From the lowest to the highest; one of them if they do not differ."""
+    return " to ".join(dict.fromkeys(f"{value:.0f}" for value in (min(values), max(values))))
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}\u00a0%"
+
+
+def _accuracy(runs: list[Run], key: str = "test_acc") -> str:
+    return _spread([run.summary["reported"][key] for run in runs if key in run.summary["reported"]])
+
+
+def _last(runs: list[Run], column: str) -> str:
+    return _spread([float(run.history[column][-1]) for run in runs])
+
+
+def _seeds(runs: list[Run]) -> str:
+    return ", ".join(str(run.config["seed"]) for run in runs)
+
+
+def _logs(runs: list[Run]) -> str:
+    return ", ".join(f"[seed {run.config['seed']}]({run.folder.name}/train.log)" for run in runs) or "not run yet"
+
+
+def _title(run: Run) -> str:
+    return f"### `{run.recipe.name}`, seed {run.config['seed']}"
+
+
+def _results(ours: dict[str, list[Run]], columns: tuple[str, ...]) -> str:
+    rows = []
+    for name, runs in ours.items():
+        recipe, accuracy = RECIPES[name], _accuracy(runs)
+        claimed = f"<br>claimed: {_percent(recipe.about.claimed)}" if recipe.about.claimed else ""
+        cells = {
+            "recipe": f"`{name}`",
+            "epochs": recipe.epochs,
+            "seed": _seeds(runs),
+            "seeds": len(runs),
+            "test accuracy": f"**{accuracy}**" if runs else accuracy,
+            "flip averaging": _accuracy(runs, "test_acc_flip_averaging"),
+            "best epoch": _spread([run.summary["best_test_acc"] for run in runs]),
+            "demanded": _percent(target(recipe)),
+            "others, proven by a log": f"{_percent(recipe.about.others)}{claimed}",
+        }
+        rows.append(tuple(cells[column] for column in columns))
+    return _table(columns, rows)
+
+
+def _times(runs: list[Run], where: str = "provenance") -> list[tuple[str, int, str, str]]:
+    """Device, runs, seconds an epoch (the median, as other work makes single ones longer) and minutes a run."""
+    times = {}
+    for run in runs:
+        device = run.provenance if where == "provenance" else run.summary[where]
+        times.setdefault(device, []).append(float(np.median(run.history["seconds"])))
+    return [
+        (device, len(seconds), _range(seconds), _range([value * runs[0].recipe.epochs / 60 for value in seconds]))
+        for device, seconds in times.items()
+    ]
+
+
+def _minutes(results: Results) -> str:
+    rows = [(f"`{name}`", *times) for name, runs in results.by_recipe.items() for times in _times(runs)]
+    return _table(("recipe", "device", "runs", "seconds an epoch", "minutes a run"), rows)
+
+
+def _in_words(runs: list[Run]) -> str:
+    return "; ".join(f"{minutes} on {device}" for device, _, _, minutes in _times(runs, "device")) or "not run yet"
+
+
+def _weights(run: Run) -> str:
+    rounded, in_run = (run.summary[part]["test_acc"] for part in ("weights", "reported"))
+    return f"Drawn with its weights in half precision: {rounded:.2f} % with these, {in_run:.2f} % in the run."
+
+
+def _assignment(run: Run, gallery: dict[str, Picture]) -> Parts:
+    """A run on the front page: curves, learning rates, mistakes, the whole log."""
+    charts, log = figures.run_pictures(run), _folded(f"Training log: {run.title}", run.log)
+    mistakes = [gallery[file] for file in ("misclassified.png", "gradcam.png") if file in gallery]
+    return [_title(run), charts["curves"], charts["lr"], *mistakes, log]
+
+
+def _range_tests(results: Results) -> str:
+    tests = results.range_tests.items()
+    return "\n".join(f"- `{n}`: LRMIN **{t.lr_min:g}**, LRMAX **{t.lr_max:g}** ({t.provenance})" for n, t in tests)
+
+
+def _classes(runs: list[Run]) -> str:
+    head = ("class", *(f"`{run.recipe.name}`, seed {run.config['seed']}" for run in runs))
+    names = runs[0].config["data"]["classes"] if runs else []
+    shares = [[f"{share:.1f} %" if share else "**0.0 %, lost**" for share in run.class_accuracy] for run in runs]
+    return _table(head, list(zip(names, *shares, strict=True)))
+
+
+def _models() -> Parts:
+    networks = {(recipe.model, recipe.norm): recipe for recipe in reversed(RECIPES.values())}
+    parts = []
+    for recipe in (networks[key] for key in sorted(networks)):
+        columns = {"col_names": ("output_size", "num_params"), "depth": 3, "row_settings": ("var_names",)}
+        text = str(summary(make_model(recipe, 10), (1, 3, SIZE, SIZE), verbose=0, device="cpu", **columns))
+        text = "\n".join(line.rstrip() for line in text.splitlines() if set(line) != {"="})
+        parts.append(_folded(f"Model summary of <code>{recipe.name}</code>", text))
+    return parts
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details>\n<summary>{title}</summary>\n\n```text\n{text.strip()}\n```\n\n</details>"
+
+
+def _demands() -> Parts:
+    return [f"`{name}`:\n\n" + "\n".join(f"- {text}" for text, _ in demands) for name, demands in ASSIGNMENTS.items()]
+
+
+def _published(results: Results, ours: dict[str, list[Run]]) -> Parts:
+    """By assignment: what was reported, what the same gives here, and ours, side by side; below, the first curves."""
+    parts, published = [], [recipe for recipe in RECIPES.values() if recipe.published]
+    for assignment in dict.fromkeys(recipe.about.assignment for recipe in published):
+        names = [name for name, recipe in RECIPES.items() if recipe.about.assignment == assignment]
+        names = [name for name in names if name not in ours] + [name for name in names if name in ours]
+        rows = {"": names}
+        for name in names:
+            about, runs = RECIPES[name].about, results.by_recipe[name]
+            cells = {
+                "run by": about.source or "this course",
+                "not the same here": "; ".join(about.differs) or "–",
+                "test accuracy, reported": _percent(about.others) if about.source else "–",
+                "here, last epoch": f"**{_last(runs, 'test_acc')}**",
+                "here, epoch best on test": _spread([run.summary["best_test_acc"] for run in runs]),
+                "training accuracy, reported": _percent(about.others_train),
+                "training accuracy here": _last(runs, "train_acc"),
+                "classes lost": _lost(runs),
+                "logs": _logs(runs),
+            }
+            for row, cell in cells.items():
+                rows.setdefault(row, []).append(cell)
+        (_, head), *body = rows.items()
+        parts += [
+            f"## Assignment `{assignment}`",
+            _table(("", *(f"`{name}`" for name in head)), [(a, *b) for a, b in body]),
+        ]
+        firsts = [runs[0] for name in names if name not in ours and (runs := results.by_recipe[name])]
+        parts += [figures.run_pictures(run)["curves"] for run in firsts]
+    return parts
+
+
+def _lost(runs: list[Run]) -> str:
+    """The classes that no test image was taken for, by seed, with the accuracy on the other classes."""
+    lost = []
+    for run in runs:
+        classes, share = run.config["data"]["classes"], run.class_accuracy
+        gone = ", ".join(name for name, value in zip(classes, share, strict=True) if not value)
+        if gone:
+            lost.append(f"seed {run.config['seed']}: {gone}; {share[share > 0].mean():.1f} % on the others")
+    return ". ".join(lost) or ("none" if runs else "not run yet")
+
+
+def _lost_classes(results: Results) -> str:
+    """Which classes are on their way out after the first steps, by seed."""
+    by_recipe = {}
+    for row in results.lost_classes:
+        chances = [(key, value) for key, value in row.items() if key not in ("recipe", "seed", "provenance")]
+        gone = ", ".join(name for name, chance in chances if float(chance) < LOST)
+        by_recipe.setdefault(f"`{row['recipe']}`", []).append(f"{row['seed']}: {gone or 'none'}")
+    rows = [(name, len(lost), "; ".join(lost)) for name, lost in by_recipe.items()]
+    return _table(("recipe", "seeds", "classes lost, by seed"), rows) or "Not run yet."

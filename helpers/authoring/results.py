@@ -1,0 +1,139 @@
+"""The recorded runs: `results/` holds a folder for each, named as the run folder was, with its text files."""
+
+import csv
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers import galleries
+from helpers.assignment.checklist import ASSIGNMENTS
+from helpers.data import CIFAR10_FINGERPRINT, Data
+from helpers.plumbing.errors import CourseError
+from helpers.plumbing.files import file_digest, make_folder, save_checkpoint, write_text
+from helpers.plumbing.run_folder import compared, differences, write_summary
+from helpers.recipes import RECIPES, Recipe, as_dict
+from helpers.runs import RangeTest, Run, load_lr, load_model, load_run, swept_values
+from helpers.settings import REPOSITORY
+
+FILES = ("config.json", "history.csv", "steps.csv", "train.log", "summary.json", "gallery.json", "lr_find.json")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The recorded runs of each recipe, in the order of their seeds, and its range test."""
+
+    by_recipe: dict[str, list[Run]]
+    range_tests: dict[str, RangeTest]
+    lost_classes: tuple[dict[str, str], ...] = ()  # rows of lost_classes.csv
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for runs in self.by_recipe.values() for run in runs]
+
+    @property
+    def with_weights(self) -> list[Run]:
+        """The first run with recorded weights, per recipe."""
+        firsts = {}
+        for run in self.runs:
+            if "weights" in run.summary:
+                firsts.setdefault(run.recipe.name, run)
+        return list(firsts.values())
+
+
+def load_results(root: Path = REPOSITORY) -> Results:
+    """Read `results/`. Raises CourseError for a record that is damaged or no result, see `_check_result`."""
+    by_recipe, range_tests = {name: [] for name in RECIPES}, {}
+    for folder in sorted(path for path in (root / "results").glob("*") if path.is_dir()):
+        if folder.name.endswith("-lr-find"):
+            test = load_lr(folder / "lr_find.json")
+            _check_range_test(test, folder)
+            range_tests[test.settings["recipe"]["name"]] = test
+        else:
+            run = load_run(folder)
+            _check_result(run)
+            by_recipe[run.recipe.name].append(run)
+    for runs in by_recipe.values():
+        runs.sort(key=lambda run: run.config["seed"])
+    lost = root / "results" / "lost_classes.csv"
+    rows = csv.DictReader(lost.read_text(encoding="utf-8").splitlines()) if lost.exists() else ()
+    return Results(by_recipe, range_tests, tuple(rows))
+
+
+def check_data(fingerprint: str, source: object) -> None:
+    """Raises CourseError for other data than the complete CIFAR-10."""
+    if fingerprint != CIFAR10_FINGERPRINT:
+        raise CourseError(f"{source} is not of the complete CIFAR-10, as results have to be.")
+
+
+def _check_result(run: Run) -> None:
+    """Raises CourseError unless the run is finished, of today's recipe, every epoch of it, on full CIFAR-10."""
+    run.check_finished()
+    check_data(run.config["data"]["fingerprint"], run.folder)
+    if run.recipe != RECIPES.get(run.recipe.name):
+        _refuse_other_recipe(run.folder, differences(run.recipe))
+
+
+def _check_range_test(test: RangeTest, folder: Path) -> None:
+    check_data(test.settings["data"]["fingerprint"], folder)
+    swept = swept_values(test.settings["recipe"])
+    own = RECIPES.get(swept.get("name"))
+    changes = compared(swept, swept_values(as_dict(own))) if own else []
+    if own is None or changes:
+        _refuse_other_recipe(folder, changes)
+
+
+def _refuse_other_recipe(folder: Path, changes: list[str]) -> None:
+    changed = "; ".join(changes) or "none of its name"
+    raise CourseError(
+        f"{folder} is of another recipe than helpers/recipes.py has today ({changed}): train it again, or take it out "
+        "of results/."
+    )
+
+
+def target(recipe: Recipe) -> float | None:
+    """The test accuracy in % that a recipe's assignment demands, as its sentence has it; None without an assignment."""
+    demands = ASSIGNMENTS.get(recipe.about.assignment, [])
+    numbers = [found[1] for sentence, _ in demands if (found := re.search(r"([\d.]+) % on CIFAR-10", sentence))]
+    return float(numbers[0]) if numbers else None
+
+
+def record(folder: Path, data: Data | None = None, root: Path = REPOSITORY) -> Path:
+    """Copy the text files of a finished run or range test into `results/`. Returns their folder.
+
+    With `data`, the complete CIFAR-10, its weights too, in half precision, with the digest of their file and the
+    accuracy measured from it in `summary.json`, and the galleries that they give in `gallery.json`. What an earlier
+    record of the same name held is gone. Raises CourseError if it is no result, see `_check_result`.
+    """
+    run = None
+    if (folder / "lr_find.json").exists():
+        _check_range_test(load_lr(folder / "lr_find.json"), folder)
+    else:
+        run = load_run(folder)
+        _check_result(run)
+        if data:
+            check_data(data.fingerprint, data.name)
+    target = root / "results" / folder.name
+    if folder.resolve().parent == target.parent.resolve():
+        raise CourseError(f"{folder} is recorded already: name the folder that it was trained in.")
+    best = run.checkpoint("best.pt") if data and run else None
+    make_folder(target)
+    for file in (*FILES, "best.pt"):
+        (target / file).unlink(missing_ok=True)
+    for file in FILES:
+        if (folder / file).exists():
+            write_text(target / file, (folder / file).read_text(encoding="utf-8"))
+    if best:
+        _record_weights(best, target, data)
+    return target
+
+
+def _record_weights(best: dict, target: Path, data: Data) -> None:
+    best["model"] = {key: value.half() if value.is_floating_point() else value for key, value in best["model"].items()}
+    save_checkpoint(target / "best.pt", best)
+    run = load_run(target)
+    gallery = galleries.make_gallery(run, data, load_model(run)).record
+    write_text(target / "gallery.json", json.dumps(gallery) + "\n")
+    digest = file_digest(target / "best.pt")
+    weights = {"precision": "float16", "sha256": digest, "test_acc": gallery["accuracy"]}
+    write_summary(target, run.summary | {"weights": weights})
