@@ -9,8 +9,8 @@ from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from helpers.data import SIZE
 from helpers.plumbing.errors import CourseError
+from helpers.plumbing.image_sources import SIZE
 
 METHODS = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus}
 COARSEST = 5  # positions a side: smaller maps say little more than "somewhere"

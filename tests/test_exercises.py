@@ -13,7 +13,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from helpers import lr_finder
 from helpers.assignment import exercises
-from helpers.assignment.students import NOTEBOOKS, make_student_copies
+from helpers.authoring.students import NOTEBOOKS, make_student_copies
 from helpers.plumbing.errors import CourseError
 from helpers.recipes import OneCycle, Plateau
 from helpers.schedules import one_cycle, plateau_lrs, triangular

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from helpers import GITHUB
-from helpers.assignment.students import NOTEBOOKS, make_edition, make_student_copies
+from helpers.authoring.students import NOTEBOOKS, make_edition, make_student_copies
 from helpers.cli import main
 from helpers.plumbing.errors import CourseError
 from helpers.settings import REPOSITORY

@@ -113,7 +113,7 @@ def run_rename(options: argparse.Namespace) -> None:
 
 
 def run_students(options: argparse.Namespace) -> None:
-    from helpers.assignment.students import make_edition
+    from helpers.authoring.students import make_edition
 
     make_edition(settings.folder(options.out), options.repo)
     print(

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image, PngImagePlugin
 
-from helpers import galleries, plots
+from helpers import galleries, illustrations, plots
 from helpers.augmentation import normalise
 from helpers.authoring.results import Results, target
 from helpers.data import Data
@@ -106,7 +106,7 @@ def range_test_pictures(results: Results) -> list[Picture]:
         steps = 5 * math.ceil(images / RECIPES[name].batch_size)  # of five epochs
         bounds = {"lr_min": test.lr_min, "lr_max": test.lr_max, "step_size": steps, "found_by": test.title}
         alt = f"Triangular cyclic learning rate between {test.lr_min:g} and {test.lr_max:g}"
-        pictures.append(Picture(f"{name}_triangular", alt, bounds, partial(plots.plot_triangular, **bounds)))
+        pictures.append(Picture(f"{name}_triangular", alt, bounds, partial(illustrations.plot_triangular, **bounds)))
     return pictures
 
 
@@ -154,7 +154,7 @@ def plateau_picture() -> Picture:
     plateau = Plateau(lr=0.1, monitor="val_acc", factor=0.2, patience=2)
     values = [62, 74, 79, 82, 81.5, 83.6, 83.1, 83.4, 82.9, 89, 90.2, 90.1, 90.0, 90.15, 91.9, 92.2, 92.1, 92.3]
     alt = "A made-up monitored value that stalls twice, and the learning rate that is reduced each time"
-    return Picture("plateau", alt, [asdict(plateau), values], partial(plots.plot_plateau, plateau, values))
+    return Picture("plateau", alt, [asdict(plateau), values], partial(illustrations.plot_plateau, plateau, values))
 
 
 def front_picture(results: Results, data: Data | None) -> list[Picture]:
