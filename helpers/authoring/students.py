@@ -22,7 +22,7 @@ SUSPECT = {
     "markdown": r".*<!--.*\b(?i:solution)|\s*#+\W*(?i:begin\W+)?(?i:solutions?)\b|\s*#+\s*END\s*$",
 }
 # What the edition is without: tests know the answers, results/ and images/ are of our runs.
-LEFT_OUT = shutil.ignore_patterns("authoring", "students.py", "__pycache__")
+LEFT_OUT = shutil.ignore_patterns("authoring", "__pycache__")
 FILES = ("pyproject.toml", "requirements.txt", "LICENSE", ".gitignore")
 README = """# CIFAR-10 course
 
