@@ -92,8 +92,8 @@ def test_short_enough_to_be_read(ours):
 
 
 def test_the_first_page_leads_from_demands_to_sections_that_exist(ours):
-    [demands] = (cell.source for cell in ours.cells[:2] if "| demand | section |" in cell.source)
-    assert "assignment" in demands
+    heading = "| demand | section |"
+    [demands] = (cell.source.partition(heading)[2] for cell in ours.cells[:2] if heading in cell.source)
     named = set(re.findall(r"\d+", " ".join(re.findall(r"\| ([^|]*) \|$", demands, flags=re.MULTILINE))))
     headings = {match[1] for cell in ours.cells if (match := re.match(r"## (\d+) · ", cell.source))}
     assert named - {"04"} <= headings
