@@ -181,7 +181,7 @@ CLAIMS = re.compile(
     |the[ ]run[ ]report(?:s|ed)[ ][\d.]+[ ]%
     |with[ ]flip[ ]averaging:[ ][\d.]+[ ]%
     |^[\d.]+[ ]%[ ]\([\w ]+,[ ]epoch[ ]\d+\)
-    |^\w+[ ]\d+[ ]\d+[ ][\d.]+[ ][\d.]+[ ][\d.]+$
+    |^\w+[ ]·[ ]\S+[ ]·[ ]seed[ ]\d+[ ]\d+[ ]\d+[ ][\d.]+[ ][\d.]+[ ][\d.]+$
     |^\d+[ ]images[ ]of[ ]\w+[ ]taken[ ]for[ ]\w+
     |^our[ ]rule:[ ]LRMIN[ ][\d.e-]+,[ ]LRMAX[ ][\d.e-]+""",
     re.MULTILINE | re.DOTALL | re.VERBOSE,
@@ -231,7 +231,7 @@ def recorded_runs():
             if run.recipe.validation_images:
                 figures = run.history["val_acc"][epoch - 1], reported["test_acc"], reported["test_acc_flip_averaging"]
                 row = " ".join(f"{figure:.2f}" for figure in figures)
-                claims.add(f"{run.recipe.name} {len(run.history['epoch'])} {epoch} {row}")
+                claims.add(f"{run.title} {len(run.history['epoch'])} {epoch} {row}")
         runs.append((run.title, claims))
     return runs
 
