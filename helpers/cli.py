@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         add("--seed", default="0", metavar="N", help="of all randomness (default: 0)")
         add("--limit", metavar="N", help="use only N training images, and N test images at most")
         add("--fast", action="store_true", default=settings.fast(),
-            help="a few steps on little data, to see that everything works; no result")  # fmt: skip
+            help="a narrow network on little data, to see that everything works; no result")  # fmt: skip
         add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
             help="change values of the recipe, for instance lr_max=0.2")  # fmt: skip
     lr_find.add_argument("--steps", metavar="N", help="points of the sweep (default: 100, or 40 with --fast)")

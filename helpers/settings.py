@@ -4,7 +4,7 @@ COURSE_DATA   the data: `cifar10` (default), another name of `data.NAMES`, or th
 COURSE_DATA_DIR   where archives and decoded data are kept (default: `data/` in the repository)
 COURSE_CIFAR10_URL   a copy of CIFAR-10's archive, a classroom's own for instance, that is tried first
 COURSE_RUNS   where run folders are made (default: `runs/` in the repository)
-COURSE_FAST   1: a few steps on little data, to see that everything works; never a result
+COURSE_FAST   1: narrow networks on little data, which learn the drawn pictures in a minute; never a result
 COURSE_TENSORBOARD   1: a training also writes a TensorBoard log into its run folder
 COURSE_RECORDED   1: recorded runs alone, nothing is trained or swept; `python -m helpers render` sets it
 """

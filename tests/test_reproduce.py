@@ -31,7 +31,7 @@ def test_rendering_executes_with_the_recorded_runs_and_keeps_only_what_readers_w
     assert [(output.name, output.text) for output in cell.outputs] == [("stdout", "synthetic\na-run\n")]
 
 
-def test_rendered_charts_get_fewer_colours_and_photographs_keep_theirs(tmp_path):
+def test_rendered_charts_get_fewer_colours_and_photographs_stay_alike(tmp_path):
     (tmp_path / "results").mkdir()
     common = "import numpy as np\nfrom PIL import Image\nx, y = np.indices((64, 64)).astype(np.uint8)\n"
     show = "Image.fromarray(np.stack(({}, {}, {}), axis=2))"
@@ -42,9 +42,11 @@ def test_rendered_charts_get_fewer_colours_and_photographs_keep_theirs(tmp_path)
     made = {"RGB": (4 * x, 4 * y, 2 * (x + y)), "P": (x // 32 * 255, y // 32 * 200, 0 * x)}
     for cell, (mode, channels) in zip(nbformat.read(path, as_version=4).cells, made.items(), strict=True):
         (output,) = cell.outputs
-        image = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
+        (encoded,) = (data for kind, data in output.data.items() if kind.startswith("image/"))
+        image = Image.open(io.BytesIO(base64.b64decode(encoded)))
         assert image.mode == mode
-        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), np.stack(channels, axis=2))
+        differences = np.abs(np.asarray(image.convert("RGB")).astype(int) - np.stack(channels, axis=2))
+        assert differences.mean() < 4 if mode == "RGB" else not differences.any()
 
 
 def test_a_notebook_that_stops_stays_as_it_was(tmp_path):

@@ -233,6 +233,8 @@ def _best_saved(run: Run, model: nn.Module) -> tuple[bool, str]:
     select = run.recipe.select
     if select == "last":
         return False, "the recipe keeps the last model"
+    if not (run.folder / "best.pt").exists():
+        return False, "its best.pt is not in the run folder"
     try:
         saved = run.checkpoint("best.pt").get("epoch")
     except CourseError as error:

@@ -18,6 +18,7 @@ from helpers.settings import REPOSITORY
 
 LONGEST = 900  # seconds for a cell
 MOST_CHANGED = 1.5  # of 255, by which fewer colours may change a picture, on average over its pixels
+JPEG_QUALITY = 60  # of 100; below, letters in pictures blur
 METADATA = {
     "accelerator": "GPU",  # which Colab then provides, without anybody looking for a menu
     "colab": {"gpuType": "T4"},
@@ -60,7 +61,7 @@ def render(path: Path, data: str, root: Path = REPOSITORY) -> None:
 
 
 def _tidied(outputs: list) -> list:
-    """Without warnings of libraries, what was printed in one piece, charts with 256 colours."""
+    """Without warnings of libraries, what was printed in one piece, pictures made smaller."""
     tidy = []
     for output in outputs:
         if output.get("name") == "stderr":
@@ -69,7 +70,8 @@ def _tidied(outputs: list) -> list:
             tidy[-1].text += output.text
             continue
         if "image/png" in output.get("data", {}):
-            output.data["image/png"] = _smaller(output.data["image/png"])
+            kind, picture = _smaller(output.data.pop("image/png"))
+            output.data[kind] = picture
         tidy.append(output)
     return tidy
 
@@ -81,11 +83,17 @@ def _describe_pictures(cell: nbformat.NotebookNode) -> None:
         output.metadata[kind] = {"alt": text}
 
 
-def _smaller(png: str) -> str:
+def _smaller(png: str) -> tuple[str, str]:
+    """The picture's type and bytes: a chart as PNG with few colours, photographs as JPEG, which are much smaller."""
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     few = image.quantize(256, method=Image.Quantize.MEDIANCUT)
-    if max(ImageStat.Stat(ImageChops.difference(image, few.convert("RGB"))).mean) <= MOST_CHANGED:
-        image = few  # a chart; photographs need more colours
+    chart = max(ImageStat.Stat(ImageChops.difference(image, few.convert("RGB"))).mean) <= MOST_CHANGED
+    smaller = min(png, _encoded(few if chart else image, "PNG"), key=len)
+    photograph = _encoded(image, "JPEG", quality=JPEG_QUALITY)
+    return ("image/jpeg", photograph) if 3 * len(photograph) < 2 * len(smaller) else ("image/png", smaller)
+
+
+def _encoded(image: Image.Image, kind: str, **options) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return min(png, base64.b64encode(buffer.getvalue()).decode(), key=len)
+    image.save(buffer, kind, optimize=True, **options)
+    return base64.b64encode(buffer.getvalue()).decode()

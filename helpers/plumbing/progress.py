@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -51,7 +52,7 @@ def line_per_epoch() -> Callable[[str], None]:
                     print(" · ".join(line))
                     line.clear()
             elif not text.endswith("saving the model"):
-                print(text)
+                print(textwrap.shorten(text, 200, placeholder=" ..."))
 
     return report
 
