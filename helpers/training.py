@@ -14,7 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from helpers import settings
 from helpers.data import Data
 from helpers.evaluation import LOSSES, RunningFigures, confusion_matrix, loss_and_accuracy, predict, to_device
-from helpers.loaders import make_loaders
+from helpers.loaders import held_out_notes, make_loaders
 from helpers.models import make_model
 from helpers.plumbing import distributed
 from helpers.plumbing.devices import Device, explain_failures, keep_freed_memory, pick_device
@@ -45,6 +45,7 @@ def train(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, report: Ca
     watched = settings.tensorboard() and distributed.RANK == 0  # refused, if at all, before a folder is made
     keep_freed_memory()
     loaders = make_loaders(recipe, data, seed, device)
+    config["notes"] += held_out_notes(recipe, data, seed)
     seed_everything(seed)
     training = Training(recipe, len(data.classes), len(loaders["train"]), device)
     path = Path(folder) / folder_name(recipe, data, seed)

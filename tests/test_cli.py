@@ -74,6 +74,7 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(arguments, sentence, ima
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
+@pytest.mark.slow
 def test_train_trains_then_loads_then_refuses_another_configuration(images, tmp_path):
     command = ["train", "custom_resnet", "--data", images, "--runs", tmp_path, "--set", "batch_size=4", "--epochs", "2"]
     first = helpers(*command)
@@ -89,6 +90,7 @@ def test_train_trains_then_loads_then_refuses_another_configuration(images, tmp_
     assert (folder / "last.pt").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_lr_find_writes_its_curve(images, tmp_path):
     here = ["--data=synthetic", f"--runs={tmp_path}", "--fast"]
     done = helpers("lr-find", "custom_resnet", *here, "--set", "label_smoothing=0.2", "lr_max=0.5")

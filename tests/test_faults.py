@@ -185,7 +185,7 @@ def undisturbed(images, tmp_path_factory):
     return undisturbed_run(images, tmp_path_factory.mktemp("undisturbed"))
 
 
-@pytest.mark.parametrize(("kills", "width"), [(6, 32), pytest.param(25, 64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "width"), [(5, 32), pytest.param(25, 64, marks=pytest.mark.slow)])
 def test_run_killed_at_random_moments_ends_like_an_undisturbed_one(images, tmp_path, kills, width):
     """The moments are spread over the start and five of six epochs, every fifth while a checkpoint is written, and one
     at the end. In between the files get times of other years, as if the clock was wrong."""

@@ -15,7 +15,7 @@ from helpers.assignment.checklist import gallery_checklist
 from helpers.augmentation import denormalise, normalise
 from helpers.data import load_data
 from helpers.plumbing.errors import CourseError
-from helpers.recipes import RECIPES, as_dict, get_recipe
+from helpers.recipes import RECIPES, as_dict, get_recipe, with_epochs
 from helpers.runs import load_model
 from helpers.training import train
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("closed_figures")
 def trained(tmp_path_factory):
     """A tiny run on synthetic pictures, its network, its data."""
     data = load_data("synthetic", limit=60)
-    recipe = dataclasses.replace(get_recipe("custom_resnet", fast=True), epochs=1, width=8)
+    recipe = dataclasses.replace(with_epochs(get_recipe("custom_resnet", fast=True), 1), width=8)
     recipe = dataclasses.replace(recipe, batch_size=16, schedule=dataclasses.replace(recipe.schedule, peak_epoch=0.5))
     run = train(recipe, data, tmp_path_factory.mktemp("runs"), report=lambda line: None)
     return run, load_model(run), data

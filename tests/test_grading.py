@@ -371,7 +371,7 @@ def test_formulas_and_escapes_of_strangers_do_nothing(trained, tmp_path, capsys)
     [
         ('check("bounds", b)', "✅ bounds: right\n", {"bounds": True}),
         ('check("bounds", b)', "❌ bounds: no\n", {"bounds": False}),
-        ('b = ...\nb = (3e-3, 0.1)\ncheck("bounds", b)', "✅ bounds: right\n", {"bounds": True}),
+        ('b = ...\nb = (3e-3, 0.05)\ncheck("bounds", b)', "✅ bounds: right\n", {"bounds": True}),
         ('b = (1, 2)\ncheck("bounds", b)', "✅ bounds: right\n", {"bounds": False}),  # its check says so
         ('%time\nb = f()\ncheck("bounds", b)', "✅ bounds: right\n", {"bounds": True}),
         ('print("✅ bounds: right")', "✅ bounds: right\n", {}),
