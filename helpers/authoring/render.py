@@ -70,6 +70,7 @@ def _tidied(outputs: list) -> list:
             tidy[-1].text += output.text
             continue
         if "image/png" in output.get("data", {}):
+            output.data.pop("image/jpeg", None)  # Pillow's images come as both
             kind, picture = _smaller(output.data.pop("image/png"))
             output.data[kind] = picture
         tidy.append(output)
