@@ -84,6 +84,7 @@ def test_notebook(course):
     assert "custom_resnet                           0.001\n" in notebook.cells[-2].outputs[0].text
 
 
+@pytest.mark.slow
 def test_exercise(course):
     printed = carry_out("An exercise", course)
     assert re.search(r"\b\d+ passed", printed) and "failed" not in printed
