@@ -3,7 +3,12 @@ import signal
 import sys
 import time
 
-from helpers.cli import main
+from helpers.plumbing.errors import CourseError
+
+try:
+    from helpers.cli import main
+except CourseError as error:  # a recipe in helpers/recipes.py that cannot be trained
+    sys.exit(print(f"Error: {error}", file=sys.stderr) or 2)
 
 interrupted = -math.inf
 

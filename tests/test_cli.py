@@ -119,3 +119,12 @@ def test_help_does_not_wait_for_torch():
 def test_settings_come_from_the_environment(tmp_path):
     done = helpers("train", "custom_resnet", COURSE_DATA=str(tmp_path / "nothing"))
     assert done.returncode == 2 and f"There is no data folder {tmp_path / 'nothing'}" in done.stderr
+
+
+def test_a_mistake_in_the_recipes_is_one_sentence(course):
+    path = course / "helpers" / "recipes.py"
+    path.write_text(path.read_text().replace('name="custom_resnet", epochs=24', 'name="custom_resnet", epochs=0'))
+    done = subprocess.run([sys.executable, "-m", "helpers", "--help"], cwd=course, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: The recipe custom_resnet cannot be trained: epochs should be greater than")
+    assert done.stderr.count("\n") == 1
