@@ -96,7 +96,8 @@ def grade(hand_ins: dict[str, list[Path]], source: str | None = None) -> list[Gr
             copies.setdefault(_shared(mine, theirs), []).append(theirs)
         for what in filter(None, copies):
             seeds = ["" if each.seed == mine.seed else f", but for the seed {each.seed}" for each in copies[what]]
-            named = " and ".join(each.student + seed for each, seed in zip(copies[what], seeds, strict=True))
+            names = [each.student + seed for each, seed in zip(copies[what], seeds, strict=True)]
+            named = " and ".join(names[:4] + [f"{len(names) - 4} others"] * (len(names) > 4))
             mine.problems.append(f"its {what} are those of {named}")
         mine.demands = [] if mine.problems else mine.demands  # no count of what may be another's
     return sorted(grades, key=lambda each: each.student.casefold())
