@@ -21,8 +21,6 @@ from pydantic import Field
 from helpers.data import Data
 from helpers.plumbing.errors import CourseError
 
-EVALUATION_BATCH = 500
-CHANGE = "by --set, or in a notebook by recipes.changed"  # how a user lowers what is too large
 cv2.setNumThreads(0)  # OpenCV's threads would fight the workers and torch for the cores
 
 
@@ -119,7 +117,7 @@ def normalise(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> torch.Te
 
 
 def scale_and_shift(mean: np.ndarray, std: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """What pixels in 0..255 are multiplied by, and what is then subtracted, (3, 1, 1) each."""
+    """The factor (3, 1, 1) for pixels in 0..255, and the values (3, 1, 1) that are then subtracted."""
     return tuple(torch.from_numpy(values).float().view(3, 1, 1) for values in (1 / (255 * std), mean / std))
 
 

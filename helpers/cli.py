@@ -119,7 +119,7 @@ def parse_assignments(texts: list[str]) -> dict[str, object]:
 
 
 def _prepare(options: argparse.Namespace) -> tuple:
-    """What both commands need: recipe, data, folder of the runs, seed. All words are checked before data is read."""
+    """Return recipe, data, folder of the runs and seed of both commands. All words are checked before data is read."""
     epochs = _whole_number(getattr(options, "epochs", None), "--epochs")
     limit = _whole_number(options.limit, "--limit") or (recipes.FAST_LIMIT if options.fast else None)
     seed = _whole_number(options.seed, "--seed", least=0, most=2**63 - 1)

@@ -59,7 +59,7 @@ class Data:
         return replace(self, mean=mean, std=std)
 
     def describe(self) -> dict:
-        """What a run records of its data, as JSON types."""
+        """The record of the data that a run keeps, as JSON types."""
         return {
             "name": self.name,
             "classes": list(self.classes),

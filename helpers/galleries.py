@@ -1,4 +1,4 @@
-"""What a run's network got right and wrong: images chosen by one rule, shown with GradCAM of the same images."""
+"""Images that a run's network got right and wrong, chosen by one rule, shown with GradCAM of the same images."""
 
 import json
 import operator

@@ -64,7 +64,7 @@ def check_method(method: str) -> None:
 def heatmaps(
     model: nn.Module, images: Tensor, classes: Sequence[int], layer: str | None = None, method: str = "gradcam"
 ) -> np.ndarray:
-    """What speaks for class `classes[k]` in image k, as maps (N, H, W), each scaled to fill [0, 1].
+    """Map what speaks for class `classes[k]` in image k, as maps (N, H, W), each scaled to fill [0, 1].
 
     Where nothing speaks for the class, the map is zero. `images` (N, 3, H, W) are normalised as for the network. It
     works on a float32 copy in evaluation mode, without compilation: the model keeps its mode, gradients and hooks.

@@ -127,7 +127,7 @@ def plot_annihilation(schedule: OneCycle, epochs: int, steps_per_epoch: int) -> 
 
 
 def plot_plateau(plateau: Plateau, values: Sequence[float]) -> Figure:
-    """What ReduceLROnPlateau makes of a made-up course of the monitored value, an epoch each.
+    """ReduceLROnPlateau's answer to a made-up course of the monitored value, an epoch each.
 
     Above the values: those that improve are filled, the patience that runs out is shaded. Below the learning rate.
     """

@@ -90,7 +90,7 @@ class Plateau:
 
 @dataclass(frozen=True, config=STRICT)
 class About:
-    """What is said of a recipe and changes nothing in its training. Accuracies are in %."""
+    """Facts about a recipe that change nothing in its training. Accuracies are in %."""
 
     assignment: str | None = None  # by whose demands its runs are judged, see helpers.assignment.checklist
     gallery: int = 20  # correct and misclassified images of each kind that it wants to see

@@ -1,4 +1,4 @@
-"""What a run leaves: its folder, read again. Everything that is drawn or judged is drawn and judged from this."""
+"""Reads what a run leaves: its folder. Everything that is drawn or judged is drawn and judged from this."""
 
 import shutil
 from dataclasses import MISSING, dataclass, field, fields
@@ -45,7 +45,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        """What every figure of this run says."""
+        """The name of this run, as figures have it."""
         return f"{self.config['recipe']['name']} · {self.config['data']['name']} · seed {self.config['seed']}"
 
     @property
@@ -76,7 +76,7 @@ class Run:
         return 100 * confusion.diagonal() / confusion.sum(axis=1)
 
     def checkpoint(self, name: str) -> dict:
-        """What its "best.pt" or "last.pt" holds. Raises CourseError if it is missing, damaged or another run's."""
+        """Load its "best.pt" or "last.pt". Raises CourseError if it is missing, damaged or another run's."""
         return own_checkpoint(self.folder / name, with_defaults(self.config))
 
     def check_begun(self) -> None:
@@ -157,7 +157,7 @@ class Fingerprint(TypedDict):
 
 
 class Swept(TypedDict):
-    """What a range test was made with: its recipe without the schedule, the data, the seed, the number of steps."""
+    """The settings of a range test: its recipe without the schedule, the data, the seed, the number of steps."""
 
     recipe: dict
     data: Fingerprint

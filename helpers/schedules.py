@@ -144,17 +144,24 @@ def make_schedule(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int) ->
     return OneCycleSchedule(recipe, optimizer, steps_per_epoch)
 
 
+def replay(schedule, optimizer: Optimizer, rows: Sequence[dict], steps_per_epoch: int) -> list[list[float]]:
+    """Learning rate and momentum of every step, (2, steps), as the schedule gives them for these rows of a history."""
+    lrs, momenta = [], []
+    for row in rows:
+        for _ in range(steps_per_epoch):
+            lrs.append(optimizer.param_groups[0]["lr"])
+            momenta.append(momentum_of(optimizer))
+            schedule.after_batch()
+        schedule.after_epoch(row)
+    return [lrs, momenta]
+
+
 def plateau_lrs(plateau: Plateau, values: Sequence[float], steps_per_epoch: int = 1) -> list[float]:
     """The learning rate of the last step of every epoch, were `values` what is monitored, an epoch each."""
-    optimizer, lrs = SGD([torch.zeros(1, requires_grad=True)], lr=plateau.lr), []
+    optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=plateau.lr)
     schedule = PlateauSchedule(plateau, optimizer, steps_per_epoch)
-    for epoch, value in enumerate(values, start=1):
-        for _ in range(steps_per_epoch):
-            optimizer.step()
-            lrs.append(optimizer.param_groups[0]["lr"])
-            schedule.after_batch()
-        schedule.after_epoch({"epoch": epoch, plateau.monitor: value})
-    return lrs[steps_per_epoch - 1 :: steps_per_epoch]
+    rows = [{"epoch": epoch, plateau.monitor: value} for epoch, value in enumerate(values, start=1)]
+    return replay(schedule, optimizer, rows, steps_per_epoch)[0][steps_per_epoch - 1 :: steps_per_epoch]
 
 
 def momentum_of(optimizer: Optimizer) -> float:

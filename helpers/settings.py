@@ -1,4 +1,4 @@
-"""What the environment sets for the notebooks and as the command line's defaults.
+"""Settings from the environment, for the notebooks and as the command line's defaults.
 
 COURSE_DATA   the data: `cifar10` (default), another name of `data.NAMES`, or the path of a folder of images
 COURSE_DATA_DIR   where archives and decoded data are kept (default: `data/` in the repository)
@@ -14,13 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from helpers.plumbing.errors import CourseError
-from helpers.plumbing.setup import switched_on
+from helpers.plumbing.setup import REQUIREMENTS, switched_on
 from helpers.recipes import FAST_LIMIT
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-INSTALLED = not (REPOSITORY / "requirements.txt").exists()
-if INSTALLED:  # among other packages: data and runs go into the current folder
-    REPOSITORY = Path.cwd()
+INSTALLED = not REQUIREMENTS.exists()  # among other packages: data and runs go into the current folder
+REPOSITORY = Path.cwd() if INSTALLED else REQUIREMENTS.parent
 
 
 def data_given() -> str:
@@ -98,7 +96,7 @@ def keep_runs_on_drive() -> Path:
 
 
 def image_limit() -> int | None:
-    """How many images fast mode keeps; None: all of them."""
+    """The number of images that fast mode keeps; None: all of them."""
     return FAST_LIMIT if fast() else None
 
 
@@ -120,7 +118,7 @@ def check_recorded(file: Path) -> None:
 
 
 def tensorboard() -> bool:
-    """Whether a log for TensorBoard is wanted. Raises CourseError if it is and TensorBoard is not installed."""
+    """Tell whether a log for TensorBoard is wanted. Raises CourseError if it is and TensorBoard is not installed."""
     wanted = switched_on("COURSE_TENSORBOARD")
     if wanted and find_spec("tensorboard") is None:
         raise CourseError(

@@ -166,7 +166,7 @@ class Training:
             self.note(reduced)
 
     def is_best(self) -> bool:
-        """Whether the epoch just ended is the one to report, so far, by the recipe's rule."""
+        """Tell whether the epoch just ended is the one to report, so far, by the recipe's rule."""
         if self.recipe.select == "last":
             return self.epoch == self.recipe.epochs
         values = [row[self.recipe.select] for row in self.history]
@@ -206,7 +206,7 @@ def _line(name: str, loss: float, correct: int, images: int) -> str:
 
 
 def _final_figures(training: Training, folder: RunFolder, loader) -> dict:
-    """What the summary says of the reported model, measured on it as `best.pt` holds it."""
+    """Measure the reported model as `best.pt` holds it, and return the figures of the summary."""
     recipe, model = training.recipe, training.evaluated
     best = folder.checkpoint("best.pt")
     load_weights(model, best, folder.path / "best.pt")

@@ -1,1 +1,1 @@
-"""What is demanded of students, and how it is judged."""
+"""The demands on students, and how they are judged."""

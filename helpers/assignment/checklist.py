@@ -32,7 +32,7 @@ Check = Callable[[Run, nn.Module], tuple[bool, str]]  # whether a demand is met,
 
 @dataclass(frozen=True)
 class Demand:
-    """What the assignment asks for, whether the run did it, and how that can be seen."""
+    """A demand of the assignment, whether the run met it, and how that can be seen."""
 
     text: str
     met: bool
@@ -61,7 +61,7 @@ def assignment(recipe: Recipe) -> str:
 
 
 def tolerance(images: int) -> float:
-    """How far two accuracies of one network may lie apart, in points: another device may turn a few images."""
+    """The distance, in points, that two accuracies of one network may have: another device may turn a few images."""
     return max(0.1, 200 / images)
 
 
@@ -100,7 +100,7 @@ def _convolutions(model: nn.Module) -> list[nn.Conv2d]:
 
 
 def _channels(by_size: dict[int, list[int]], run: Run, model: nn.Module) -> tuple[bool, str]:
-    """Whether the convolutions 3x3, and 1x1 of shortcuts, have these output channels in this order."""
+    """Tell whether the convolutions 3x3, and 1x1 of shortcuts, have these output channels in this order."""
     found = {size: [m.out_channels for m in _convolutions(model) if m.kernel_size[0] == size] for size in by_size}
     return found == by_size, ", ".join(f"convolutions {size}x{size} in order: {found[size]}" for size in found)
 
@@ -146,7 +146,7 @@ def range_tests(folder: Path) -> list[Path]:
 
 
 def _found(run: Run, model: nn.Module) -> tuple[bool, str]:
-    """Whether the bounds are those of a range test of this recipe and data, of any seed, beside the run."""
+    """Tell whether the bounds are those of a range test of this recipe and data, of any seed, beside the run."""
     schedule = run.recipe.schedule
     if not isinstance(schedule, OneCycle):
         return False, f"the schedule is {type(schedule).__name__}"
@@ -176,7 +176,7 @@ def _no_annihilation(run: Run, model: nn.Module) -> tuple[bool, str]:
 
 
 def _transforms(wanted: tuple[tuple[str, dict], ...], run: Run, model: nn.Module) -> tuple[bool, str]:
-    """Whether the pipeline has each of these once, with these arguments, and able to act; padding before the crop."""
+    """Tell whether the pipeline has each of these once, with these arguments, able to act; padding before the crop."""
     pipeline = [_spelt_out(*transform) for transform in run.recipe.augmentation]
     names, given = [name for name, _ in pipeline], dict(pipeline)
     other = [
@@ -210,7 +210,7 @@ CROP = ("RandomCrop", {"height": 32, "width": 32, "p": 1.0})
 
 
 def _plateau(run: Run, model: nn.Module) -> tuple[bool, str]:
-    """Whether a fresh scheduler, shown the recorded figures, comes to the recorded learning rates."""
+    """Tell whether a fresh scheduler, shown the recorded figures, comes to the recorded learning rates."""
     plateau, recorded = run.recipe.schedule, run.history["lr"]
     if not isinstance(plateau, Plateau):
         return False, f"the schedule is {type(plateau).__name__}"

@@ -83,7 +83,7 @@ def _by_student(paths: list[Path]) -> dict[str, list[Path]]:
 
 
 def _row(grade) -> dict[str, object]:
-    """What is said of a run, by the headings of the CSV; a heading for each demand."""
+    """The findings about a run, by the headings of the CSV; a heading for each demand."""
     run, counts = grade.run, bool(grade.demands)
     return {
         "student": grade.student,

@@ -42,7 +42,7 @@ def print_solved() -> None:
 
 
 def find_problem(exercise: Iterator, answer: object) -> str:
-    """What is wrong with the answer (numbers, an array or a tensor), in a sentence; nothing if it is right.
+    """Name what is wrong with the answer (numbers, an array or a tensor), in a sentence; nothing if it is right.
 
     An exercise yields its truth; a hint for wrong answers of no known kind, which does not say how many values there
     are; and known mistakes, each as the sentence that helps and the wrong answer that calls for it.

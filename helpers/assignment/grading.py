@@ -30,10 +30,10 @@ from helpers.data import load_data
 from helpers.galleries import predict_test
 from helpers.models import make_model
 from helpers.plumbing.errors import CourseError
-from helpers.plumbing.files import file_digest
+from helpers.plumbing.files import file_digest, in_half_precision
 from helpers.plumbing.progress import progress_bar
 from helpers.runs import Run, load_model, load_run
-from helpers.schedules import make_optimizer, make_schedule, momentum_of
+from helpers.schedules import make_optimizer, make_schedule, replay
 from helpers.settings import REPOSITORY
 
 DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
@@ -44,7 +44,7 @@ ONE_AT_A_TIME, load_images = Lock(), lru_cache(maxsize=2)(load_data)  # a class 
 
 @dataclass
 class Grade:
-    """What is found about one run of a hand-in, or about a hand-in without any."""
+    """The findings about one run of a hand-in, or about a hand-in without any."""
 
     student: str
     folder: Path | None = None
@@ -149,7 +149,7 @@ def _without_advice(error: CourseError, folder: Path) -> str:
 
 
 def _shared(one: Grade, other: Grade) -> str:
-    """What the runs of two students, or of one and a recorded one, have in common."""
+    """Name what the runs of two students, or of one and a recorded one, have in common."""
     if one.student == other.student or one.folder == other.folder:
         return ""
     same = ["weights"] if one.weights and one.weights == other.weights else []
@@ -158,7 +158,7 @@ def _shared(one: Grade, other: Grade) -> str:
 
 
 def find_problems(run: Run) -> list[str]:
-    """What in a run's configuration, tables, log and summary does not fit together."""
+    """Name what in a run's configuration, tables, log and summary does not fit together."""
     config, summary, recipe, history = run.config, run.summary, run.recipe, run.history
     reported, data, epochs, steps = summary["reported"], config["data"], len(history["epoch"]), len(run.steps["step"])
     confusion, claimed = np.array(summary["confusion_matrix"]), reported["test_acc"]
@@ -196,21 +196,16 @@ def find_problems(run: Run) -> list[str]:
 
 
 def _alike(ours: object, theirs: object, atol: float = 0.0) -> bool:
-    """Whether two tables have the same numbers, to the digits that are written."""
+    """Tell whether two tables have the same numbers, to the digits that are written."""
     return np.shape(ours) == np.shape(theirs) and np.allclose(ours, theirs, rtol=1e-6, atol=atol)
 
 
 def _scheduled(run: Run, per_epoch: int) -> list[list[float]]:
     """Learning rate and momentum of every step, (2, steps), as the recipe's schedule gives them for this history."""
     optimizer = make_optimizer(run.recipe, nn.Linear(1, 1))
-    schedule, lrs, momenta = make_schedule(run.recipe, optimizer, per_epoch), [], []
-    for row in range(len(run.history["epoch"])):
-        for _ in range(per_epoch):
-            lrs.append(optimizer.param_groups[0]["lr"])
-            momenta.append(momentum_of(optimizer))
-            schedule.after_batch()
-        schedule.after_epoch({key: column[row] for key, column in run.history.items()})
-    return [lrs, momenta]
+    schedule = make_schedule(run.recipe, optimizer, per_epoch)
+    rows = [dict(zip(run.history, row, strict=True)) for row in zip(*run.history.values(), strict=True)]
+    return replay(schedule, optimizer, rows, per_epoch)
 
 
 def _check_weights(run: Run, problems: list[str]) -> str:
@@ -235,8 +230,8 @@ def _check_weights(run: Run, problems: list[str]) -> str:
     if size > path.stat().st_size or not all(value.isfinite().all() for value in weights.values()):  # views may expand
         problems.append("best.pt holds numbers that are not finite, or fewer than its network has")
         return ""
-    for _, value in sorted(weights.items()):
-        digest.update((value.half() if value.is_floating_point() else value).contiguous().numpy().tobytes())
+    for _, value in sorted(in_half_precision(weights).items()):
+        digest.update(value.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -263,7 +258,7 @@ def _measure(grade: Grade, source: str) -> None:
 
 
 def claimed_exercises(notebook: Path) -> dict[str, bool]:
-    """Whether each exercise of a notebook is solved: by its saved output, and, of a literal answer, by its check.
+    """Tell which exercises of a notebook are solved: by their saved output, and, of a literal answer, by its check.
 
     Nothing in the notebook is executed.
     """
@@ -277,7 +272,7 @@ def claimed_exercises(notebook: Path) -> dict[str, bool]:
 
 
 def _wrong_literal(source: str, name: str, answer: str) -> bool:
-    """Whether the answer is a literal that the exercise's check refuses."""
+    """Tell whether the answer is a literal that the exercise's check refuses."""
     with contextlib.suppress(SyntaxError, ValueError, MemoryError, RecursionError):  # magics, expressions
         assigned = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
         values = [node.value for node in assigned if getattr(node.targets[0], "id", "") == answer]

@@ -16,7 +16,7 @@ import torch
 
 from helpers.assignment.checklist import range_tests
 from helpers.plumbing.errors import CourseError
-from helpers.plumbing.files import write_atomically
+from helpers.plumbing.files import in_half_precision, write_atomically
 from helpers.runs import load_model, load_run
 from helpers.settings import REPOSITORY
 
@@ -37,9 +37,7 @@ def pack(folder: Path, out: Path, notebook: Path | None = None) -> None:
     load_model(run)  # which checks the weights
     run.check_finished()
     best = run.checkpoint("best.pt")
-    for key, value in best["model"].items():
-        half = value.half() if value.is_floating_point() else value
-        best["model"][key] = half if half.isfinite().all() else value
+    best["model"] = in_half_precision(best["model"])
     content, packed = io.BytesIO(), io.BytesIO()
     torch.save(best, content)
     weights = {"precision": "float16", "sha256": hashlib.sha256(content.getbuffer()).hexdigest()}
@@ -135,5 +133,5 @@ def _unpack(path: Path, scratch: Path) -> Path:
 
 
 def _skipped(name: str) -> bool:
-    """Whether macOS, an editor or Jupyter left it."""
+    """Tell whether macOS, an editor or Jupyter left it."""
     return name.startswith(".") or name == "__MACOSX"

@@ -1,1 +1,1 @@
-"""What authors of the course use and its notebooks do not."""
+"""Tools for authors of the course, which its notebooks do not use."""

@@ -1,4 +1,4 @@
-"""How fast the course is on the machine at hand, beside the plain loop of published solutions.
+"""Measures how fast the course is on the machine at hand, beside the plain loop of published solutions.
 
 What is compared takes turns, so that a machine that slows down slows both. Medians over rounds, half their range.
 """

@@ -1,4 +1,4 @@
-"""What the command line offers to authors of the course: benchmark, results, notebooks, renaming."""
+"""The commands for authors of the course: benchmark, results, notebooks, renaming."""
 
 import argparse
 from collections.abc import Callable

@@ -79,7 +79,7 @@ class Picture:
         write_atomically(path, lambda file: image.save(file, "PNG", pnginfo=info, optimize=True))
 
     def fault(self, path: Path) -> str:
-        """What is wrong with its file; nothing if it is what `save` drew from the same source."""
+        """Name what is wrong with its file; nothing if it is what `save` drew from the same source."""
         try:
             with Image.open(path) as image:
                 text, pixels = image.text, _digest(image.convert("RGB").tobytes())
@@ -126,7 +126,7 @@ def _source(run: Run) -> list:
 
 
 def gallery_pictures(run: Run, data: Data | None) -> dict[str, Picture]:
-    """What a run with recorded weights got right and wrong, by the file names in galleries.PICTURES."""
+    """Pictures of what a run with recorded weights got right and wrong, by the file names in galleries.PICTURES."""
     # Asked at most once, and only if a picture is stale: it predicts every test image.
     gallery = cache(lambda: galleries.make_gallery(run, data, load_model(run)))
     source, pictures = _gallery_source(run), {}

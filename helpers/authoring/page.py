@@ -1,4 +1,4 @@
-"""What the pages show of the recorded runs: their tables and texts, page by page and block by block."""
+"""The tables and texts of the pages, made from the recorded runs, page by page and block by block."""
 
 import statistics
 

@@ -44,7 +44,7 @@ def report(data: Data | None = None, root: Path = REPOSITORY) -> list[Path]:
 
 
 def check(root: Path = REPOSITORY) -> list[str]:
-    """What does not match `results/`, a sentence each: blocks of the pages, and figures."""
+    """Name what does not match `results/`, a sentence each: blocks of the pages, and figures."""
     made, faults = pages(load_results(root)), []
     for name, blocks in made.items():
         for there, here in zip(*map(SECTION.findall, _texts(root, name, blocks)), strict=True):

@@ -8,15 +8,16 @@ from pathlib import Path
 
 from helpers import galleries
 from helpers.assignment.checklist import ASSIGNMENTS
+from helpers.assignment.hand_in import NEEDED
 from helpers.data import CIFAR10_FINGERPRINT, Data
 from helpers.plumbing.errors import CourseError
-from helpers.plumbing.files import file_digest, make_folder, save_checkpoint, write_text
+from helpers.plumbing.files import file_digest, in_half_precision, make_folder, save_checkpoint, write_text
 from helpers.plumbing.run_folder import compared, differences, write_summary
 from helpers.recipes import RECIPES, Recipe, as_dict
 from helpers.runs import RangeTest, Run, load_lr, load_model, load_run, swept_values
 from helpers.settings import REPOSITORY
 
-FILES = ("config.json", "history.csv", "steps.csv", "train.log", "summary.json", "gallery.json", "lr_find.json")
+FILES = (*NEEDED, "gallery.json", "lr_find.json")
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def record(folder: Path, data: Data | None = None, root: Path = REPOSITORY) -> P
 
 
 def _record_weights(best: dict, target: Path, data: Data) -> None:
-    best["model"] = {key: value.half() if value.is_floating_point() else value for key, value in best["model"].items()}
+    best["model"] = in_half_precision(best["model"])
     save_checkpoint(target / "best.pt", best)
     run = load_run(target)
     gallery = galleries.make_gallery(run, data, load_model(run)).record

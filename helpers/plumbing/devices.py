@@ -1,4 +1,4 @@
-"""What the machine at hand computes fastest with: device, precision, memory format."""
+"""Spares the reader the choice of device, precision and memory format: those that are fastest on the machine."""
 
 import ctypes
 import functools
@@ -35,7 +35,7 @@ class Device:
 
     @property
     def provenance(self) -> str:
-        """What a figure says of where it was made: device, precision, versions."""
+        """Where a figure was made: device, precision, version."""
         return f"{self.name}, {self.precision}, torch {torch.__version__}"
 
     def autocast(self) -> torch.autocast:
@@ -63,7 +63,7 @@ def keep_freed_memory() -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the host refused memory: for the host PyTorch has no exception of its own."""
+    """Tell whether the device or the host refused memory: for the host PyTorch has no exception of its own."""
     signs = ("can't allocate memory", "out of memory", "_ALLOC_FAILED", "Cannot allocate memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in signs)
 

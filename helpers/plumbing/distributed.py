@@ -133,7 +133,7 @@ def _all_gather(value: object) -> list:
 
 
 def from_rank_zero(function: Callable, *arguments):
-    """What the function returns in the first process, which alone calls it, while the others wait."""
+    """Call the function in the first process alone, while the others wait, and return its result in all."""
     if WORLD_SIZE == 1:
         return function(*arguments)
     from torch import distributed

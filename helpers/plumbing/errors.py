@@ -24,7 +24,7 @@ class CourseError(Exception):
     """
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows in a cell's place of a traceback."""
+        """The lines that IPython shows in the place of a traceback."""
         return [f"Error: {self}"]
 
 

@@ -101,6 +101,12 @@ def load_checkpoint(path: Path) -> dict:
     return state
 
 
+def in_half_precision(weights: dict) -> dict:
+    """A state dict's tensors in float16, but for those of whole numbers and those that float16 cannot hold."""
+    halves = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
+    return {key: half if half.isfinite().all() else weights[key] for key, half in halves.items()}
+
+
 def load_weights(model, checkpoint: dict, path: Path) -> None:
     """Give the model the weights of a checkpoint. Raises CourseError if they are another network's."""
     try:

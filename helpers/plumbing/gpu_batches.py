@@ -160,7 +160,7 @@ def augment_batch(
 
 
 def can_augment(augmentation: tuple) -> bool:
-    """Whether `augment_batch` knows every transform with its arguments."""
+    """Tell whether `augment_batch` knows every transform with its arguments."""
     try:
         augment_batch(torch.zeros(1, 3, 32, 32), augmentation, np.zeros(3), torch.Generator())
     except (IndexError, KeyError, RuntimeError, TypeError, ValueError):

@@ -68,7 +68,7 @@ class Source(NamedTuple):
 
 
 def cached(source: Source, build: Callable[[], dict], restore: Callable[[Mapping], object]) -> object:
-    """What `restore` makes of the arrays cached for this stamp, or of those that `build` returns, which are cached."""
+    """Return what `restore` makes of the arrays cached for this stamp, or else of those that `build` returns."""
     with suppress(Exception), np.load(source.cache, allow_pickle=False) as arrays:  # may be damaged: it is only a copy
         if str(arrays["stamp"]) == source.stamp:
             return restore(arrays)

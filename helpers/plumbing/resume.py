@@ -18,7 +18,7 @@ REFUSED = (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, Ty
 
 
 class Progress(TypedDict):
-    """What is read of `last.pt` beside weights and states."""
+    """The part of `last.pt` beside weights and states."""
 
     epoch: int
     history: list[HistoryRow]
@@ -108,7 +108,7 @@ def load_training(training, state: dict, path: Path) -> None:
 
 
 def _alike(fresh: object, loaded: object) -> bool:
-    """Whether a loaded state has values of the same types as a fresh one, where both have any."""
+    """Tell whether a loaded state has values of the same types as a fresh one, where both have any."""
     if isinstance(fresh, dict) and isinstance(loaded, dict):
         return all(_alike(value, loaded[key]) for key, value in fresh.items() if key in loaded)
     if isinstance(fresh, list | tuple) and isinstance(loaded, list | tuple):

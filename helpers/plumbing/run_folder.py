@@ -21,9 +21,10 @@ from helpers import __version__
 from helpers.plumbing import distributed
 from helpers.plumbing.errors import CourseError, in_words
 from helpers.plumbing.files import load_checkpoint, load_weights, make_folder, save_checkpoint, write_text
+from helpers.plumbing.setup import REQUIREMENTS
 from helpers.recipes import RECIPES, Recipe, as_dict, from_dict
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = REQUIREMENTS.parent
 
 
 class HistoryRow(TypedDict):
@@ -49,7 +50,7 @@ class StepRow(TypedDict):
 
 
 class Session(TypedDict):
-    """What trained a part of a run."""
+    """The machine and versions that trained a part of a run."""
 
     device: str
     precision: str
@@ -103,7 +104,7 @@ TABLES = {"history.csv": HISTORY_COLUMNS, "steps.csv": STEP_COLUMNS}
 
 
 def read_json(path: Path, kind: TypeAdapter) -> dict:
-    """What the file holds, checked to be of that kind. Raises OSError, or ValueError for all that is wrong."""
+    """Read a JSON file, checked to be of that kind. Raises OSError, or ValueError for all that is wrong."""
     try:
         return kind.validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
@@ -115,12 +116,12 @@ def folder_name(recipe: Recipe, data, seed: int) -> str:
 
 
 def configuration(recipe: Recipe, data: dict, seed: int) -> Config:
-    """What decides the outcome of a run, as JSON types."""
+    """All that decides the outcome of a run, as JSON types."""
     return {"recipe": as_dict(recipe), "data": data, "seed": seed, "notes": [*data["notes"], *change_notes(recipe)]}
 
 
 def differences(recipe: Recipe) -> list[str]:
-    """How the recipe differs from the one of its name, as "value=new (recipe: old)"."""
+    """List how the recipe differs from the one of its name, as "value=new (recipe: old)"."""
     return compared(as_dict(recipe), as_dict(RECIPES.get(recipe.name, recipe)))
 
 
@@ -229,7 +230,7 @@ class RunFolder:
         self.stack.close()
 
     def open(self, training) -> tuple[bool, dict | None]:
-        """Whether the run is finished; if not, the state to go on from, if there is one.
+        """Tell whether the run is finished, and if not, return the state to go on from, if there is one.
 
         Raises CourseError if the folder holds another run's or damaged files.
         """
@@ -260,7 +261,7 @@ class RunFolder:
         return False
 
     def _is_whole(self) -> bool:
-        """Whether a finished run's files can be read; if not, the checkpoint can make them again."""
+        """Tell whether a finished run's files can be read; if not, the checkpoint can make them again."""
         try:
             read_json(self.path / "summary.json", SUMMARY)
             for name, columns in TABLES.items():
@@ -270,7 +271,7 @@ class RunFolder:
             return False
 
     def checkpoint(self, name: str) -> dict:
-        """What its "best.pt" or "last.pt" holds. Raises CourseError, see `own_checkpoint`."""
+        """Load "best.pt" or "last.pt". Raises CourseError, see `own_checkpoint`."""
         return distributed.from_rank_zero(own_checkpoint, self.path / name, self.config)
 
     def save(self, state: dict, training) -> None:
