@@ -157,12 +157,12 @@ def run_lr_find(options: argparse.Namespace) -> None:
     steps = _whole_number(options.steps, "--steps", least=20, most=10_000)
     recipe, data, folder, seed = _prepare(options)
 
-    from helpers import lr_finder, plots
+    from helpers import drawing, lr_finder, plots
 
     steps = steps or (lr_finder.FAST_STEPS if options.fast else lr_finder.STEPS)
     result = lr_finder.find_lr(recipe, data, folder, seed=seed, steps=steps)
     curve = lr_finder.lr_find_folder(folder, recipe, data, seed) / "lr_find.png"
-    plots.save(plots.plot_range_test(result), curve)
+    drawing.save(plots.plot_range_test(result), curve)
     print("\n".join((result.title, *result.notes)))
     print(f"LRMIN {result.lr_min:g}, LRMAX {result.lr_max:g} ({result.ended})")
     if result.steepest is not None:

@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from helpers import plots
+from helpers import drawing
 from helpers.augmentation import normalise
 from helpers.data import Data
 from helpers.evaluation import predict
@@ -145,12 +145,12 @@ def _grid(images: int, columns: int, panels: int, size: float, text: float) -> t
 def plot_gallery(run: Run, data: Data, selection: Selection) -> Figure:
     """The selected test images, each titled "actual / predicted" class and the confidence of the prediction."""
     figure, axes = _grid(len(selection), 5, 1, 1.7, 0.45)
-    names = plots.class_names(data.classes, NAME)
+    names = drawing.class_names(data.classes, NAME)
     for k, index in enumerate(selection.indices):
         pair = names[selection.actual[k]], names[selection.predicted[k]]
         pair = (" / " if len("".join(pair)) <= 18 else " /\n").join(pair)  # no wider than the image
-        plots.show_image(axes[k][0], data.test.images[index], f"{pair}\n{_percent(selection.confidence[k])}")
-    return plots.label_run(figure, run, f"{selection.title} (actual / predicted class, confidence)")
+        drawing.show_image(axes[k][0], data.test.images[index], f"{pair}\n{_percent(selection.confidence[k])}")
+    return drawing.label_run(figure, run, f"{selection.title} (actual / predicted class, confidence)")
 
 
 def _percent(confidence: float) -> str:
@@ -171,14 +171,14 @@ def plot_gradcam(
     name, (height, width) = pick_layer(model, layer)
     images, inputs = _images(data.normalised_by(run.recipe), selection)
     heat = {kind: heatmaps(model, inputs, labels, name, method) for kind, labels in classes.items()}
-    names = plots.class_names(data.classes, NAME)
+    names = drawing.class_names(data.classes, NAME)
     for k, (first, *others) in enumerate(axes[: len(selection)]):
         top = k < 4 - len(classes)  # the columns are labelled once
-        plots.show_image(first, images[k], "confidence\n" * top + _percent(selection.confidence[k]))
+        drawing.show_image(first, images[k], "confidence\n" * top + _percent(selection.confidence[k]))
         for panel, kind in zip(others, classes, strict=True):
             _show_heat(panel, images[k], heat[kind][k], f"{kind}\n" * top + names[classes[kind][k]])
     _heat_bar(figure)
-    return plots.label_run(figure, run, f"{TITLES[method]} of {name} ({height}x{width}). {selection.title}")
+    return drawing.label_run(figure, run, f"{TITLES[method]} of {name} ({height}x{width}). {selection.title}")
 
 
 def plot_gradcam_layers(
@@ -193,15 +193,17 @@ def plot_gradcam_layers(
         sizes = {name: size for size, name in {size: name for name, size in sizes.items()}.items()}
     figure, axes = _grid(len(selection), 1, 1 + len(sizes), 1.5, 0.4)
     images, inputs = _images(data.normalised_by(run.recipe), selection)
-    names = plots.class_names(data.classes, NAME)
+    names = drawing.class_names(data.classes, NAME)
     for k, (actual, predicted) in enumerate(zip(selection.actual, selection.predicted, strict=True)):
         wrong = f"{names[actual]}, taken\nfor {names[predicted]}"
-        plots.show_image(axes[k][0], images[k], wrong if actual != predicted else names[actual])
+        drawing.show_image(axes[k][0], images[k], wrong if actual != predicted else names[actual])
     for column, (name, (height, width)) in enumerate(sizes.items(), start=1):
         for k, heat in enumerate(heatmaps(model, inputs, selection.predicted, name, method)):
             _show_heat(axes[k][column], images[k], heat, f"{name}\n{height}x{width}" if k == 0 else "")
     _heat_bar(figure)
-    return plots.label_run(figure, run, f"{TITLES[method]} of every layer, for the predicted class. {selection.title}")
+    return drawing.label_run(
+        figure, run, f"{TITLES[method]} of every layer, for the predicted class. {selection.title}"
+    )
 
 
 def _images(data: Data, selection: Selection) -> tuple[np.ndarray, Tensor]:
@@ -211,7 +213,7 @@ def _images(data: Data, selection: Selection) -> tuple[np.ndarray, Tensor]:
 
 
 def _show_heat(ax: Axes, image: np.ndarray, heat: np.ndarray, title: str) -> None:
-    plots.show_image(ax, image.mean(axis=2), title, cmap="gray", vmin=0, vmax=255)
+    drawing.show_image(ax, image.mean(axis=2), title, cmap="gray", vmin=0, vmax=255)
     ax.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6, interpolation="nearest")
 
 
@@ -225,22 +227,22 @@ def plot_confused_pairs(run: Run, data: Data, predictions: Selection, pairs: int
     """The pairs of classes most often confused, a row each, with the most confident of these mistakes."""
     found = confused_pairs(predictions, pairs)
     if not found:
-        return plots.label_run(plt.figure(figsize=(6, 0.8)), run, "Every test image is classified correctly")
+        return drawing.label_run(plt.figure(figsize=(6, 0.8)), run, "Every test image is classified correctly")
     examples = 5
     figsize = 1.35 * examples + 1.8, 1.5 * len(found) + 0.9
     figure, axes = plt.subplots(len(found), examples, figsize=figsize, squeeze=False, dpi=DPI)
-    names = plots.class_names(data.classes, NAME)
+    names = drawing.class_names(data.classes, NAME)
     for row, (actual, predicted, number) in zip(axes, found, strict=True):
         mistakes = np.flatnonzero((predictions.actual == actual) & (predictions.predicted == predicted))
         for ax in row:
             ax.axis("off")
         for ax, index in zip(row, _confident_first(predictions, mistakes), strict=False):
-            plots.show_image(ax, data.test.images[index], _percent(predictions.confidence[index]))
+            drawing.show_image(ax, data.test.images[index], _percent(predictions.confidence[index]))
         text = f"{names[actual]} taken\nfor {names[predicted]}\n{number} images"
-        plots.write_left(row[0], text)
+        drawing.write_left(row[0], text)
     actual, predicted, _ = found[0]
     title = f"Most often {names[actual]} is taken for {names[predicted]}; the most confident of these mistakes"
-    return plots.label_run(figure, run, title)
+    return drawing.label_run(figure, run, title)
 
 
 @dataclass(frozen=True)
@@ -303,6 +305,6 @@ def save_gallery(run: Run, data: Data, model: nn.Module, **choice) -> list[Path]
         for file in PICTURES:
             if file not in gallery.figures:
                 (run.folder / file).unlink(missing_ok=True)
-        paths = [plots.save(draw(), run.folder / file) for file, draw in gallery.figures.items()]
+        paths = [drawing.save(draw(), run.folder / file) for file, draw in gallery.figures.items()]
         write_text(run.folder / "gallery.json", json.dumps(gallery.record) + "\n")
     return paths

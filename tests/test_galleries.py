@@ -153,7 +153,7 @@ def test_every_file_shows_what_its_name_says(trained, tmp_path, monkeypatch):
     asked = {}
     for name in ("plot_gallery", "plot_gradcam", "plot_gradcam_layers", "plot_confused_pairs"):
         monkeypatch.setattr(galleries, name, lambda *arguments, name=name: (name, *arguments))
-    monkeypatch.setattr(galleries.plots, "save", lambda figure, path: asked.update({path.name: figure}) or path)
+    monkeypatch.setattr(galleries.drawing, "save", lambda figure, path: asked.update({path.name: figure}) or path)
     here = dataclasses.replace(run, folder=tmp_path)
     galleries.save_gallery(here, data, model, count=5, order="first", layer="layer1", method="gradcam++")
     made = json.loads((tmp_path / "gallery.json").read_text())

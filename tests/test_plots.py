@@ -11,7 +11,7 @@ from conftest import random_images
 matplotlib.use("agg")
 from matplotlib import font_manager
 
-from helpers import illustrations, plots
+from helpers import drawing, illustrations, plots
 from helpers.data import Data, Split, channel_statistics
 from helpers.models import make_model
 from helpers.plumbing.errors import CourseError
@@ -74,7 +74,7 @@ def test_what_is_no_result_bears_one_red_mark(name, notes, mark, tmp_path):
     figure = plots.plot_curves(make_run(tmp_path, name=name, notes=notes))
     marks = [text for text in figure.texts if text.get_text().startswith("DEMO")]
     assert [text.get_text() for text in marks] == [mark] * bool(mark)
-    assert all(text.get_color() == plots.ink(plots.RED) for text in marks)
+    assert all(text.get_color() == drawing.ink(drawing.RED) for text in marks)
     short = make_run(tmp_path, name="cifar10")
     short.config["recipe"] |= {"epochs": 4, "peak_epoch": 1}
     assert "DEMO · short" in texts(plots.plot_curves(short))
@@ -84,16 +84,16 @@ def test_what_is_no_result_bears_one_red_mark(name, notes, mark, tmp_path):
 def test_every_colour_reads_on_white_and_on_dark_pages(page):
     with matplotlib.style.context(["dark_background"] if page == "#0D1117" else []):
         matplotlib.rcParams["axes.facecolor"] = page
-        for colour in (*plots.COLOURS.values(), *plots.RUN_COLOURS, plots.GREY, plots.RED):
-            assert plots.contrast(plots.ink(colour), page) >= 4.5
-    assert plots.contrast("#000000", "#FFFFFF") == pytest.approx(21)  # WCAG's own figures
-    assert plots.contrast("#777777", "#FFFFFF") == pytest.approx(4.48, abs=0.01)
+        for colour in (*drawing.COLOURS.values(), *drawing.RUN_COLOURS, drawing.GREY, drawing.RED):
+            assert drawing.contrast(drawing.ink(colour), page) >= 4.5
+    assert drawing.contrast("#000000", "#FFFFFF") == pytest.approx(21)  # WCAG's own figures
+    assert drawing.contrast("#777777", "#FFFFFF") == pytest.approx(4.48, abs=0.01)
 
 
 @pytest.mark.parametrize("plot", RUN_PLOTS)
 @pytest.mark.parametrize("classes", [["$^$", "a_b"], [f"class {k}" for k in range(60)]], ids=["odd names", "many"])
 def test_figures_can_be_drawn_for_odd_and_for_many_classes(plot, classes, tmp_path):
-    path = plots.save(plot(make_run(tmp_path, classes)), tmp_path / "figure.png")
+    path = drawing.save(plot(make_run(tmp_path, classes)), tmp_path / "figure.png")
     assert max(matplotlib.image.imread(path).shape) < 4000  # pixels
 
 
@@ -171,7 +171,7 @@ def test_augmentation_figure_starts_with_the_original():
 
 def test_save_closes_the_figure(tmp_path):
     before = matplotlib.pyplot.get_fignums()
-    plots.save(illustrations.plot_triangular(0.1, 1.0, 100), tmp_path / "triangle.png")
+    drawing.save(illustrations.plot_triangular(0.1, 1.0, 100), tmp_path / "triangle.png")
     assert matplotlib.pyplot.get_fignums() == before and (tmp_path / "triangle.png").stat().st_size > 0
 
 
@@ -302,25 +302,25 @@ def test_contest_names_the_best_mean():
 
 def test_long_names_stay_distinct():
     names = ["Corn_(maize)___Common_rust_", "Corn_(maize)___healthy", "Corn_(maize)___Northern_Leaf_Blight", "cat"]
-    short = plots.class_names(names, 16)
+    short = drawing.class_names(names, 16)
     assert len(set(short)) == 4 and max(map(len, short)) == 16 and short[3] == "cat"
-    assert plots.class_names(["a class of a very long name", "another"], 16) == ["a class of a ve…", "another"]
+    assert drawing.class_names(["a class of a very long name", "another"], 16) == ["a class of a ve…", "another"]
     alike = [f"{'x' * 20}{middle}{'y' * 20}" for middle in "ab"]
-    assert plots.class_names(alike, 16) == alike  # no short form tells them apart
-    assert plots.class_names(["$x$"]) == [r"\$x\$"]
+    assert drawing.class_names(alike, 16) == alike  # no short form tells them apart
+    assert drawing.class_names(["$x$"]) == [r"\$x\$"]
 
 
 def test_letters_that_the_default_font_lacks_come_from_installed_fonts():
     with matplotlib.rc_context():
-        plots.class_names(["cat", "dog"])
+        drawing.class_names(["cat", "dog"])
         assert list(matplotlib.rcParams["font.family"]) == ["sans-serif"]  # nothing to look for
-        plots.class_names(["кошка", "∀"])
+        drawing.class_names(["кошка", "∀"])
         assert "DejaVu Sans" in matplotlib.rcParams["font.family"]  # which comes with matplotlib
         have, lack = (
             font_manager.get_font(font_manager.findfont(name)).get_charmap() for name in ("STIXGeneral", "DejaVu Sans")
         )
         rare = next(chr(code) for code in have if code not in lack and chr(code).isalpha())
-        plots.class_names([rare])
+        drawing.class_names([rare])
         files = [font_manager.findfont(name) for name in matplotlib.rcParams["font.family"] if name != "sans-serif"]
         assert any(ord(rare) in font_manager.get_font(file).get_charmap() for file in files)
 

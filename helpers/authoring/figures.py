@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image, PngImagePlugin
 
-from helpers import galleries, illustrations, plots
+from helpers import drawing, galleries, illustrations, plots
 from helpers.augmentation import normalise
 from helpers.authoring.results import Results, target
 from helpers.data import Data
@@ -177,16 +177,16 @@ def _draw_front(test: RangeTest, run: Run, data: Data, rows: int) -> Figure:
     for number, (panel, title) in enumerate(titles.items(), start=1):
         panel.suptitle(f"{number}  {title}", fontsize=13, fontweight="bold", x=0.02, ha="left")
     ax, style = find.subplots(), {"fontsize": 12, "fontweight": "bold", "loc": "right"}
-    ax.plot(test.lrs, test.losses, color=plots.COLOURS["train"])
-    ax.axvspan(test.lr_min, test.lr_max, color=plots.COLOURS["val"], alpha=0.15, linewidth=0)
+    ax.plot(test.lrs, test.losses, color=drawing.COLOURS["train"])
+    ax.axvspan(test.lr_min, test.lr_max, color=drawing.COLOURS["val"], alpha=0.15, linewidth=0)
     ax.set(xscale="log", xlabel="learning rate", ylabel="training loss")
-    ax.set_title(f"LRMIN {test.lr_min:g}, LRMAX {test.lr_max:g}", color=plots.COLOURS["val"], **style)
+    ax.set_title(f"LRMIN {test.lr_min:g}, LRMAX {test.lr_max:g}", color=drawing.COLOURS["val"], **style)
     ax, accuracy, goal = train.subplots(), run.history["test_acc"], target(run.recipe)
-    ax.plot(run.history["epoch"], accuracy, color=plots.COLOURS["test"])
-    ax.axhline(goal or accuracy[-1], color=plots.GREY, linestyle="--", linewidth=1)
+    ax.plot(run.history["epoch"], accuracy, color=drawing.COLOURS["test"])
+    ax.axhline(goal or accuracy[-1], color=drawing.GREY, linestyle="--", linewidth=1)
     ax.set(xlabel="epoch", ylabel="test accuracy (%)")
     demanded = f" (demanded: {goal:g} %)" if goal else ""
-    ax.set_title(f"{accuracy[-1]:.1f} %{demanded}", color=plots.COLOURS["test"], **style)
+    ax.set_title(f"{accuracy[-1]:.1f} %{demanded}", color=drawing.COLOURS["test"], **style)
     _draw_mistakes(look, run, data)
     return figure
 
@@ -201,9 +201,9 @@ def _draw_mistakes(panel: SubFigure, run: Run, data: Data) -> None:
     predicted = model(inputs).argmax(dim=1).tolist()
     axes, heat = panel.subplots(2, 4).reshape(-1, 2), heatmaps(model, inputs, predicted)
     for k, (left, right) in enumerate(axes[: len(images)]):
-        plots.show_image(left, images[k], f"actual\n{data.classes[labels[k]]}")
+        drawing.show_image(left, images[k], f"actual\n{data.classes[labels[k]]}")
         title, gray = f"predicted\n{data.classes[predicted[k]]}", {"cmap": "gray", "vmin": 0, "vmax": 255}
-        plots.show_image(right, images[k].mean(axis=2), title, **gray)
+        drawing.show_image(right, images[k].mean(axis=2), title, **gray)
         right.imshow(heat[k], cmap="inferno", vmin=0, vmax=1, alpha=0.6, interpolation="nearest")
         left.title.set_fontsize(10.5)
         right.title.set_fontsize(10.5)
