@@ -19,11 +19,6 @@ if Path(__file__).with_name("authoring").is_dir():  # the students' edition is w
 
     GROUPS.append(authoring)
 
-# The keys of galleries.ORDERS and gradcam.METHODS, whose import takes seconds.
-ORDERS = ("first", "confident", "per-class")
-METHODS = ("gradcam", "gradcam++")
-MOST_IMAGES = 100  # galleries.MOST
-
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -68,9 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="the data of the run (default: COURSE_DATA, or the collection of the run's name)",
     )
     add("--count", metavar="N", help="how many images of each kind (default: 20, for BatchNorm 25)")
-    add("--order", choices=ORDERS, help="of the images (default: per-class for correct ones, confident for mistakes)")
+    add("--order", help="first, confident or per-class (default: per-class for correct ones, confident for mistakes)")
     add("--layer", help="the block to explain (default: the deepest with maps of at least 5x5)")
-    add("--method", default="gradcam", choices=METHODS, help="(default: gradcam)")
+    add("--method", default="gradcam", help="gradcam or gradcam++ (default: gradcam)")
     for group in GROUPS:
         group.add_parsers(commands)
     return parser
@@ -157,7 +152,8 @@ def run_lr_find(options: argparse.Namespace) -> None:
     steps = _whole_number(options.steps, "--steps", least=20, most=10_000)
     recipe, data, folder, seed = _prepare(options)
 
-    from helpers import drawing, lr_finder, plots
+    from helpers import lr_finder, plots
+    from helpers.plumbing import drawing
 
     steps = steps or (lr_finder.FAST_STEPS if options.fast else lr_finder.STEPS)
     result = lr_finder.find_lr(recipe, data, folder, seed=seed, steps=steps)
@@ -178,7 +174,7 @@ def run_lr_find(options: argparse.Namespace) -> None:
 
 
 def run_gallery(options: argparse.Namespace) -> None:
-    count = _whole_number(options.count, "--count", most=MOST_IMAGES)
+    count = _whole_number(options.count, "--count")
     folder = settings.named_run(options.run, options.runs)
 
     from helpers.runs import load_model, load_run

@@ -4,10 +4,8 @@ Images are decoded once and cached, in an order that does not depend on where th
 a folder of the same pictures give the same training.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ from helpers import settings
 from helpers.plumbing import distributed, image_sources
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.image_sources import SIZE as SIZE
-from helpers.plumbing.image_sources import Pictures, Source
+from helpers.plumbing.image_sources import Source
 from helpers.recipes import Recipe
 
 SYNTHETIC_COUNTS = {"train": 10_000, "test": 2_000}
@@ -51,6 +49,10 @@ class Data:
     fingerprint: str  # the same for the same labelled pictures, wherever they came from
     notes: tuple[str, ...] = ()  # what a reader has to know: synthetic, resized, left out, shortened
 
+    @property
+    def mark(self) -> str:
+        return demo_mark(self.name, self.notes)
+
     def normalised_by(self, recipe: Recipe) -> "Data":
         """The data with the mean and deviation that a recipe normalises by, if it has its own."""
         if recipe.normalisation is None:
@@ -72,6 +74,13 @@ class Data:
         }
 
 
+def demo_mark(data: str, notes: Sequence[str], short: bool = False) -> str:
+    """The mark of what is no result: drawn pictures, a part of the images, a short training; or nothing."""
+    limited = any(note.startswith("limited to ") for note in notes)
+    kinds = {"synthetic": data == "synthetic", "limited images": limited, "short": short}
+    return next((f"DEMO · {kind}" for kind, true in kinds.items() if true), "")
+
+
 @distributed.first_of_each_machine()  # decodes; the others read what it cached
 def load_data(source: str = "cifar10", *, limit: int | None = None) -> Data:
     """Load one of NAMES, in capitals or not, or the folder at the path `source`.
@@ -81,7 +90,10 @@ def load_data(source: str = "cifar10", *, limit: int | None = None) -> Data:
     """
     named = source.lower() in NAMES
     found = _named_source(source.lower()) if named else _folder_source(settings.folder(source))
-    data = image_sources.cached(found, lambda: _prepare(found.read()), partial(_restore, found.name))
+    pictures = image_sources.load(found)
+    train, test = Split(*pictures.train), Split(*pictures.test)
+    statistics = channel_statistics(train.images)
+    data = Data(found.name, pictures.classes, train, test, *statistics, pictures.fingerprint, pictures.notes)
     if data.name in NAMES and not named and data.fingerprint != CIFAR10_FINGERPRINT:
         data = replace(data, notes=(f"a folder of that name, not the {data.name} of the course", *data.notes))
     whole = limit is None or limit >= max(len(data.train), len(data.test))
@@ -112,8 +124,8 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     The deviation of a constant channel is given as 1, so that it can be divided by.
     """
-    counts = np.stack([np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(3)])
-    levels = np.arange(256)
+    parts, levels = np.array_split(images, 1 + len(images) // 1000), np.arange(256)  # a part fits into the cache
+    counts = sum(np.stack([np.bincount(part[..., c].reshape(-1), minlength=256) for c in range(3)]) for part in parts)
     total = counts.sum(axis=1)
     mean = counts @ levels / total
     variance = (counts * (levels - mean[:, None]) ** 2).sum(axis=1) / total
@@ -131,59 +143,13 @@ def _folder_source(folder: Path) -> Source:
     return image_sources.image_folder(beside if beside.exists() and not folder.exists() else folder)
 
 
-def _prepare(pictures: Pictures) -> dict:
-    """Everything of a Data but its name, as arrays to cache; images in the order of their digests."""
-    train, test = Split(*pictures.train), Split(*pictures.test)
-    train, test = train[np.argsort(_digests(train), kind="stable")], test[np.argsort(_digests(test), kind="stable")]
-    mean, std = channel_statistics(train.images)
-    return {
-        "classes": np.array(pictures.classes),
-        "train_images": train.images,
-        "train_labels": train.labels,
-        "test_images": test.images,
-        "test_labels": test.labels,
-        "mean": mean,
-        "std": std,
-        "fingerprint": np.array(_fingerprint(pictures.classes, train, test)),
-        "notes": np.array([*pictures.notes, *_repetitions(train, test)], dtype=str),
-    }
-
-
-def _restore(name: str, arrays: Mapping[str, np.ndarray]) -> Data:
-    classes, notes = (tuple(map(str, arrays[key])) for key in ("classes", "notes"))
-    train, test = (Split(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test"))
-    return Data(name, classes, train, test, arrays["mean"], arrays["std"], str(arrays["fingerprint"]), notes)
-
-
-def _digests(split: Split, labelled: bool = True) -> np.ndarray:
-    """16 bytes for each picture, or for each picture and its label."""
-    pairs = zip(split.images, split.labels * labelled, strict=True)
-    return np.array([hashlib.blake2b(image, digest_size=16, salt=label.tobytes()).digest() for image, label in pairs])
-
-
-def _fingerprint(classes: tuple[str, ...], *splits: Split) -> str:
-    """16 hex digits of a SHA-256 over the class names and the sorted digests of each split's images."""
-    total = hashlib.sha256("\0".join(classes).encode())
-    for split in splits:
-        total.update(np.sort(_digests(split)).tobytes())
-    return total.hexdigest()[:16]
-
-
-def _repetitions(train: Split, test: Split) -> list[str]:
-    """Notes on pictures, equal to the last pixel, that are in both splits or under several labels."""
-    both = len(np.intersect1d(_digests(train, labelled=False), _digests(test, labelled=False)))
-    every = Split(np.concatenate([train.images, test.images]), np.concatenate([train.labels, test.labels]))
-    again = len(np.unique(_digests(every))) - len(np.unique(_digests(every, labelled=False)))
-    notes = [f"{both:,} pictures are in the training set and in the test set, so its accuracy is too high"] * (both > 0)
-    return notes + [f"{again:,} pictures are there again under another label"] * (again > 0)
-
-
 def _limited(data: Data, limit: int) -> Data:
     train = data.train[stratified_split(data.train.labels, min(limit, len(data.train)), seed=0)[0]]
     test = data.test[stratified_split(data.test.labels, min(limit, len(data.test)), seed=0)[0]]
     if missing_classes(train.labels, data.classes) or missing_classes(test.labels, data.classes):
         raise CourseError(f"A limit of {limit} images leaves classes without any: raise it.")
     mean, std = channel_statistics(train.images)
-    fingerprint = _fingerprint(data.classes, train, test)
+    splits = ((split.images, split.labels) for split in (train, test))
+    fingerprint = image_sources.fingerprint(data.classes, *splits)
     notes = (*data.notes, f"limited to {len(train):,} training and {len(test):,} test images")
     return replace(data, train=train, test=test, mean=mean, std=std, fingerprint=fingerprint, notes=notes)

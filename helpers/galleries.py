@@ -1,9 +1,8 @@
-"""Images that a run's network got right and wrong, chosen by one rule, shown with GradCAM of the same images."""
+"""Pictures of what a run's network got right and wrong, with GradCAM of the same images."""
 
 import json
-import operator
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,24 +12,15 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from helpers import drawing
 from helpers.augmentation import normalise
 from helpers.data import Data
-from helpers.evaluation import predict
 from helpers.gradcam import check_method, heatmaps, map_sizes, pick_layer
-from helpers.loaders import make_loader
-from helpers.plumbing.devices import pick_device
-from helpers.plumbing.errors import CourseError
+from helpers.plumbing import drawing
 from helpers.plumbing.files import write_text
 from helpers.plumbing.run_folder import locked
+from helpers.predictions import Selection, check_choice, confident_first, confused_pairs, predict_test, select
 from helpers.runs import Run
 
-ORDERS = {
-    "first": "in the order of the test set",
-    "confident": "the most confident first",
-    "per-class": "from each class in turn, the most confident first",
-}
-MOST = 100  # images in a figure
 DPI = 80  # in a notebook, which such pictures would make heavy; files have more
 PICTURES = {  # by file name: what it shows
     "correct.png": "Correctly classified test images",
@@ -41,94 +31,7 @@ PICTURES = {  # by file name: what it shows
     "confused_pairs.png": "The pairs of classes most often confused",
 }
 TITLES = {"gradcam": "GradCAM", "gradcam++": "GradCAM++"}
-KINDS = {True: "correctly classified", False: "misclassified"}
 NAME = 16  # letters of a class's name that fit above a picture
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Test images and what the network made of them; all arrays (N,), in the order they are shown in."""
-
-    indices: np.ndarray  # into data.test
-    actual: np.ndarray
-    predicted: np.ndarray
-    confidence: np.ndarray  # softmax probability of the predicted class
-    kind: str  # "misclassified", for instance
-    available: int  # how many of that kind there are
-    order: str = "first"
-    missing: str = ""  # the kind that was asked for, if no image is of it
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, chosen: slice | np.ndarray) -> "Selection":
-        """Some of them, in the order of `chosen`."""
-        parts = {name: getattr(self, name)[chosen] for name in ("indices", "actual", "predicted", "confidence")}
-        return replace(self, **parts)
-
-    @property
-    def title(self) -> str:
-        share = f"All {self.available:,}" if len(self) == self.available else f"{len(self)} of {self.available:,}"
-        none = f"No test image is {self.missing}. " if self.missing else ""
-        return f"{none}{share} {self.kind} test images, {ORDERS[self.order]}"
-
-
-def predict_test(run: Run, model: nn.Module, data: Data) -> Selection:
-    """The prediction for every test image, in the test set's order.
-
-    Raises CourseError for an unfinished run, and for other images than it was trained and measured with.
-    """
-    run.check_finished()
-    theirs = run.config["data"]
-    if theirs["fingerprint"] != data.fingerprint:
-        raise CourseError(
-            f"{run.folder.name} was trained on {_named(theirs)}, and these images are {_named(data.describe())}: "
-            "choose the same with --data or COURSE_DATA."
-        )
-    device, data = pick_device(), data.normalised_by(run.recipe)
-    loader = make_loader(data.test, data.mean, data.std, batch_size=500)
-    logits, labels = predict(device.place(model), loader, device)
-    confidence, predicted = logits.softmax(dim=1).max(dim=1)
-    return Selection(np.arange(len(labels)), labels.numpy(), predicted.numpy(), confidence.numpy(), "", len(labels))
-
-
-def _named(data: dict) -> str:
-    return f"{data['name']} ({data['train_images']:,} + {data['test_images']:,} images, {data['fingerprint']})"
-
-
-def select(predictions: Selection, *, correct: bool, count: int, order: str = "confident") -> Selection:
-    """The first `count` correctly or wrongly classified images in an order of ORDERS, or as many as there are.
-
-    Equally confident ones keep the order of the test set. If there are none of that kind, the others, as the title
-    says. Raises CourseError for an unknown order or a bad count.
-    """
-    if order not in ORDERS:
-        raise CourseError(f"There is no order {order!r}: choose one of {', '.join(ORDERS)}.")
-    if not 1 <= operator.index(count) <= MOST:
-        raise CourseError(f"count has to be a whole number from 1 to {MOST}, not {count}.")
-    right = predictions.actual == predictions.predicted
-    missing = "" if (right == correct).any() else KINDS[correct]
-    correct = correct != bool(missing)
-    found = np.flatnonzero(right == correct)
-    ranked = found if order == "first" else _confident_first(predictions, found)
-    if order == "per-class":
-        labels = predictions.actual[ranked]
-        turn = sum((labels == label).cumsum() * (labels == label) for label in np.unique(labels))
-        ranked = ranked[np.lexsort((labels, turn))]  # everyone's first by class, then everyone's second
-    chosen = predictions[ranked[:count]]
-    return replace(chosen, kind=KINDS[correct], available=len(found), order=order, missing=missing)
-
-
-def _confident_first(predictions: Selection, chosen: np.ndarray) -> np.ndarray:
-    return chosen[np.argsort(-predictions.confidence[chosen], kind="stable")]
-
-
-def confused_pairs(predictions: Selection, count: int) -> list[tuple[int, int, int]]:
-    """The most frequent (actual, predicted, number of images), the most frequent first."""
-    wrong = predictions[predictions.actual != predictions.predicted]
-    pairs, numbers = np.unique(np.stack((wrong.actual, wrong.predicted), axis=1), axis=0, return_counts=True)
-    ranked = np.argsort(-numbers, kind="stable")[:count]
-    return [(int(pairs[k, 0]), int(pairs[k, 1]), int(numbers[k])) for k in ranked]
 
 
 def _grid(images: int, columns: int, panels: int, size: float, text: float) -> tuple[Figure, np.ndarray]:
@@ -236,7 +139,7 @@ def plot_confused_pairs(run: Run, data: Data, predictions: Selection, pairs: int
         mistakes = np.flatnonzero((predictions.actual == actual) & (predictions.predicted == predicted))
         for ax in row:
             ax.axis("off")
-        for ax, index in zip(row, _confident_first(predictions, mistakes), strict=False):
+        for ax, index in zip(row, confident_first(predictions, mistakes), strict=False):
             drawing.show_image(ax, data.test.images[index], _percent(predictions.confidence[index]))
         text = f"{names[actual]} taken\nfor {names[predicted]}\n{number} images"
         drawing.write_left(row[0], text)
@@ -263,17 +166,17 @@ def make_gallery(
     layer: str | None = None,
     method: str = "gradcam",
 ) -> Gallery:
-    """Choose the images: `count` of a kind, by default as many as the assignment wants.
+    """Choose the images, see `select`: `count` of a kind, by default as many as the assignment wants.
 
-    Without an `order`, the most confident mistakes and, as the most confident correct answers are often all of one
-    class, the correct ones of each class in turn. Raises CourseError for wrong arguments, or other data than the run's.
+    Raises CourseError for wrong arguments, or other data than the run's.
     """
-    name, size = pick_layer(model, layer)
-    check_method(method)
-    predictions = predict_test(run, model, data)
     count = run.recipe.about.gallery if count is None else count
-    correct = select(predictions, correct=True, count=count, order=order or "per-class")
-    wrong = select(predictions, correct=False, count=count, order=order or "confident")
+    check_choice(count, order)
+    check_method(method)
+    name, size = pick_layer(model, layer)
+    predictions = predict_test(run, model, data)
+    correct = select(predictions, correct=True, count=count, order=order)
+    wrong = select(predictions, correct=False, count=count, order=order)
     figures = {}
     if not correct.missing:
         figures |= {

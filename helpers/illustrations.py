@@ -13,9 +13,9 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
 from helpers.data import SIZE
-from helpers.drawing import BLUES, COLOURS, GREY, ink, label, write
 from helpers.evaluation import LOSSES
 from helpers.models import BasicBlock, ResidualLayer, make_model
+from helpers.plumbing.drawing import BLUES, COLOURS, GREY, ink, label, write
 from helpers.plumbing.errors import CourseError
 from helpers.recipes import RECIPES, OneCycle, Plateau
 from helpers.schedules import one_cycle, plateau_lrs, triangular

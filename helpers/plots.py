@@ -11,20 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from helpers.augmentation import augment, compose
-from helpers.data import Data
-from helpers.drawing import (
+from helpers.data import Data, demo_mark
+from helpers.plumbing.drawing import (
     COLOURS,
     GREY,
     NAMES,
     RUN_COLOURS,
     class_names,
-    demo,
     ink,
     label,
     label_run,
     plain,
-    run_below,
-    run_mark,
     save,
     show_image,
     write,
@@ -61,7 +58,7 @@ def plot_range_test(result: RangeTest) -> Figure:
     title = f"The loss falls between the learning rates {result.lr_min:g} and {result.lr_max:g}"
     below = f"{result.title} · {result.ended} · {result.provenance}"
     short = any(" steps instead of " in note for note in result.notes)
-    return label(figure, title, below, demo(result.settings["data"].get("name", ""), result.notes, short))
+    return label(figure, title, below, demo_mark(result.settings["data"].get("name", ""), result.notes, short))
 
 
 def plot_schedule(run: Run) -> Figure:
@@ -150,9 +147,9 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8)  # below: two curves leave no corner empty
     axes[0].set(ylabel="accuracy (%)", ylim=(max(0, lowest - 2), None))
     best = max(ends, key=ends.get)
-    below = " | ".join(dict.fromkeys(run_below(run) for run in runs))
+    below = " | ".join(dict.fromkeys(run.caption for run in runs))
     title = f"{best} ends highest, at {ends[best]:.2f} % of the held-out images"
-    return label(figure, title, below, next(filter(None, map(run_mark, runs)), ""))
+    return label(figure, title, below, next((run.mark for run in runs if run.mark), ""))
 
 
 def _confusion(run: Run) -> tuple[np.ndarray, list[str]]:
@@ -236,7 +233,7 @@ def plot_classes(data: Data) -> Figure:
         write_left(axes[label_][0], name)
     shown = f"{rows} of {len(data.classes)}" if rows < len(data.classes) else f"{rows}"
     below = f"{data.name} · {len(data.train):,} training images"
-    return label(figure, f"{per_class} training images of each of {shown} classes", below, demo(data.name, data.notes))
+    return label(figure, f"{per_class} training images of each of {shown} classes", below, data.mark)
 
 
 def plot_augmentation(recipe: Recipe, data: Data, seed: int = 0, images: int = 4, draws: int = 7) -> Figure:
@@ -252,4 +249,4 @@ def plot_augmentation(recipe: Recipe, data: Data, seed: int = 0, images: int = 4
             show_image(ax, picture, title)
     names = " → ".join(name for name, _ in recipe.augmentation) or "none"
     below = f"{recipe.name} · {data.name} · seed {seed}"
-    return label(figure, f"Augmentation: {names}", below, demo(data.name, data.notes))
+    return label(figure, f"Augmentation: {names}", below, data.mark)

@@ -180,34 +180,10 @@ EXAMPLES = {
 NO_SINGLE_VALUES = ("name", "schedule", "augmentation", "normalisation", "about")
 
 
-def _pad_crop(border_mode: str, **fill) -> tuple:
-    pad = {"min_height": 40, "min_width": 40, "border_mode": border_mode, **fill}
-    return ("PadIfNeeded", pad), ("RandomCrop", {"height": 32, "width": 32})
-
-
-def _cutout(size: int, p: float = 1.0) -> tuple:
-    """CutOut (DeVries & Taylor 2017) as albumentations spells it: one square hole inside the image."""
-    hole = {"hole_height_range": (size, size), "hole_width_range": (size, size)}
-    return "CoarseDropout", {"num_holes_range": (1, 1), **hole, "fill": "mean", "p": p}
-
-
-_CROP_CUTOUT_ROTATE = (
-    *_pad_crop("BORDER_REFLECT_101"),
-    _cutout(16),
-    ("Rotate", {"limit": (-5, 5), "border_mode": "BORDER_REFLECT_101", "p": 1.0}),
+_PAD_CROP = (
+    ("PadIfNeeded", {"min_height": 40, "min_width": 40, "border_mode": "BORDER_REFLECT_101"}),
+    ("RandomCrop", {"height": 32, "width": 32}),
 )
-
-_MEAN = (0.4914, 0.4822, 0.4465)
-_OLD_DEVIATION = (0.2023, 0.1994, 0.2010)  # a mean over images of each image's own deviation: not CIFAR-10's
-_OLD_HOLES = (
-    "a hole over the upper or left border was moved inside then (albumentations 0.4 to 1.3); here it is cut off"
-)
-_FLOAT32 = "float32 where it was trained; bfloat16 or float16 here where the device has them"
-
-
-def _pad_crop(border_mode: str) -> tuple[Transform, ...]:
-    pad = {"min_height": 40, "min_width": 40, "border_mode": border_mode}
-    return ("PadIfNeeded", pad), ("RandomCrop", {"height": 32, "width": 32})
 
 
 def _cutout(size: int, p: float = 1.0) -> Transform:
@@ -237,7 +213,7 @@ def _by_name(*recipes: Recipe) -> dict[str, Recipe]:
 RECIPES = _by_name(  # in the order in which results are shown: ours, then the published ones
     Recipe(
         name="custom_resnet", epochs=24, batch_size=512, logit_scale=0.125,
-        augmentation=(*_pad_crop("BORDER_REFLECT_101"), ("HorizontalFlip", {"p": 0.5}), _cutout(8)),
+        augmentation=(*_PAD_CROP, ("HorizontalFlip", {"p": 0.5}), _cutout(8)),
         momentum=0.9, nesterov=True,
         weight_decay=1e-3,  # found on held-out images, results/SEARCH.md
         schedule=OneCycle(lr_max=0.2, lr_min=0.003, peak_epoch=5),  # as the range test found them, notebook 01
@@ -263,7 +239,7 @@ RECIPES = _by_name(  # in the order in which results are shown: ours, then the p
         name="resnet18_layernorm", epochs=40, batch_size=128,
         model="resnet18", norm="layer", weight_standardization=True,
         augmentation=(
-            *_pad_crop("BORDER_REFLECT_101"),
+            *_PAD_CROP,
             _cutout(16),
             ("Rotate", {"limit": (-5, 5), "border_mode": "BORDER_REFLECT_101", "p": 1.0}),
         ),
@@ -291,7 +267,7 @@ RECIPES = _by_name(  # in the order in which results are shown: ours, then the p
     ),
     Recipe(
         name="published_s9_onecycle_adam", epochs=24, batch_size=512, fc_bias=False,
-        augmentation=(*_pad_crop("BORDER_REFLECT_101"), ("HorizontalFlip", {"p": 0.2}), _cutout(8, p=0.5)),
+        augmentation=(*_PAD_CROP, ("HorizontalFlip", {"p": 0.2}), _cutout(8, p=0.5)),
         optimizer="Adam",
         schedule=OneCycle(  # pct_start=0.2; ends and momentum as torch's OneCycleLR has them by default
             lr_max=0.0026826958, lr_min=0.0026826958 / 25, lr_end=0.0026826958 / 25 / 1e4, peak_epoch=4.8,
@@ -359,9 +335,7 @@ RECIPES = _by_name(  # in the order in which results are shown: ours, then the p
         ),
     ),
 )
-# fmt: on
 
-# fmt: off
 # Fast mode: narrow networks that learn the synthetic pictures in a minute or less; never a result.
 FAST = {
     "custom_resnet": {"epochs": 6, "batch_size": 64, "width": 16},

@@ -10,7 +10,7 @@ from torch import nn
 from typing_extensions import TypedDict
 
 from helpers import settings
-from helpers.data import Data
+from helpers.data import Data, demo_mark
 from helpers.models import make_model
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import file_digest, load_weights
@@ -62,6 +62,17 @@ class Run:
     def provenance(self) -> str:
         """Where it was trained: device, precision, version; empty until the run is finished."""
         return "{device}, {precision}, torch {torch}".format(**self.summary) if self.summary else ""
+
+    @property
+    def caption(self) -> str:
+        """What figures of it say below: the run, whether its recipe was changed, and where it was trained."""
+        changed = "recipe changed" if any(note.startswith("changed: ") for note in self.config["notes"]) else ""
+        return " · ".join(filter(None, (self.title, changed, self.provenance)))
+
+    @property
+    def mark(self) -> str:
+        short = self.recipe.epochs < RECIPES.get(self.recipe.name, self.recipe).epochs
+        return demo_mark(self.config["data"]["name"], self.config["notes"], short)
 
     @property
     def reduced(self) -> np.ndarray:

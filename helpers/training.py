@@ -4,7 +4,6 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from helpers.plumbing.devices import Device, explain_failures, keep_freed_memory
 from helpers.plumbing.distributed import from_rank_zero
 from helpers.plumbing.errors import CourseError, Stopped
 from helpers.plumbing.files import load_weights
-from helpers.plumbing.progress import duration, progress_bar
+from helpers.plumbing.progress import epoch_title, progress_bar
 from helpers.plumbing.resume import checked_seed, load_training, save_training, seed_everything
 from helpers.plumbing.run_folder import RunFolder, configuration, describe_session, folder_name
 from helpers.plumbing.tensorboard_log import open_log
@@ -62,9 +61,8 @@ def train(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, report: Ca
             report(f"Resuming {run_folder.path.name} after epoch {training.epoch} of {recipe.epochs}.")
         training.begin_session(config, loaders["train"].sampler.count, report)
         run_folder.write_tables(training)  # after an interruption they may be older than last.pt
-        log = open_log(run_folder.path / "tensorboard", training.history) if watched else nullcontext(lambda row: None)
         try:
-            with log as add_to_log:
+            with open_log(run_folder.path / "tensorboard", training.history, watched) as add_to_log:
                 while training.epoch < recipe.epochs:
                     training.run_epoch(loaders)
                     run_folder.save(save_training(training), training)
@@ -109,7 +107,7 @@ class Training:
         distributed.seed_dropout_per_rank(loader.sampler.seed, self.epoch)
         model.train()
         figures = RunningFigures(recipe.loss, device)
-        for images, labels in progress_bar(loader, self._title(), show=figures):
+        for images, labels in progress_bar(loader, epoch_title(self.history, recipe.epochs), show=figures):
             images, labels = to_device((images, labels), device)
             with device.autocast():
                 logits = model(images)
@@ -147,10 +145,7 @@ class Training:
         row = {"epoch": self.epoch, "lr": trained["lr"], "train_loss": trained["loss"], "train_acc": trained["acc"]}
         for split in SPLITS:
             if split in loaders:
-                logits, labels = predict(self.evaluated, loaders[split], self.device)
-                loss, correct = loss_and_accuracy(logits, labels, self.recipe.loss)
-                row |= {f"{split}_loss": loss, f"{split}_acc": 100 * correct / len(labels)}
-                self.note(_line(SPLITS[split], loss, correct, len(labels)))
+                row |= self.evaluate(split, loaders[split])[2]
         row = from_rank_zero(lambda: row)  # to the last bit, for the decisions that follow from it
         if not all(math.isfinite(value) for value in row.values()):
             kept = "the checkpoint of the epoch before is kept" if self.epoch > 1 else "nothing was saved yet"
@@ -164,6 +159,13 @@ class Training:
             self.note(f"{name} accuracy {row[self.recipe.select]:.2f} has increased: saving the model")
         if reduced := self.schedule.after_epoch(row):
             self.note(reduced)
+
+    def evaluate(self, split: str, loader) -> tuple[torch.Tensor, torch.Tensor, dict]:
+        """Return the logits and labels of every image, and their loss and accuracy, which are logged."""
+        logits, labels = predict(self.evaluated, loader, self.device)
+        loss, correct = loss_and_accuracy(logits, labels, self.recipe.loss)
+        self.note(_line(SPLITS[split], loss, correct, len(labels)))
+        return logits, labels, {f"{split}_loss": loss, f"{split}_acc": 100 * correct / len(labels)}
 
     def is_best(self) -> bool:
         """Tell whether the epoch just ended is the one to report, so far, by the recipe's rule."""
@@ -183,18 +185,9 @@ class Training:
         if session not in self.sessions:
             self.sessions.append(session)
         if self.epoch == 0:
-            name = config["data"]["name"]
-            self.note(f"Training {self.recipe.name} on {name}, seed {config['seed']}: {images:,} images")
-            for text in config["notes"]:
-                self.note(f"NOTE: {text}")
-
-    def _title(self) -> str:
-        title = f"Epoch {self.epoch}/{self.recipe.epochs}"
-        if not self.history:
-            return title
-        seconds = self.history[-1]["seconds"]
-        left = duration(seconds * (self.recipe.epochs - len(self.history)))
-        return f"{title}, {duration(seconds)} per epoch, {left} left"
+            title = f"{self.recipe.name} on {config['data']['name']}, seed {config['seed']}"
+            for line in (f"Training {title}: {images:,} images", *(f"NOTE: {text}" for text in config["notes"])):
+                self.note(line)
 
 
 def _float_tensors(model: nn.Module) -> list[torch.Tensor]:
@@ -207,16 +200,12 @@ def _line(name: str, loss: float, correct: int, images: int) -> str:
 
 def _final_figures(training: Training, folder: RunFolder, loader) -> dict:
     """Measure the reported model as `best.pt` holds it, and return the figures of the summary."""
-    recipe, model = training.recipe, training.evaluated
-    best = folder.checkpoint("best.pt")
+    recipe, model, best = training.recipe, training.evaluated, folder.checkpoint("best.pt")
     load_weights(model, best, folder.path / "best.pt")
-    logits, labels = predict(model, loader, training.device)
-    loss, correct = loss_and_accuracy(logits, labels, recipe.loss)
     chosen_by = "last epoch" if recipe.select == "last" else recipe.select
     training.note(f"Reported: epoch {best['epoch']} ({chosen_by})")
-    training.note(_line("Test", loss, correct, len(labels)))
-    reported = {"epoch": best["epoch"], "chosen_by": chosen_by, "test_loss": loss}
-    reported["test_acc"] = 100 * correct / len(labels)
+    logits, labels, figures = training.evaluate("test", loader)
+    reported = {"epoch": best["epoch"], "chosen_by": chosen_by, **figures}
     if recipe.flip_averaging:
         both = (logits + predict(model, loader, training.device, flip=True)[0]) / 2
         reported["test_acc_flip_averaging"] = 100 * loss_and_accuracy(both, labels)[1] / len(labels)

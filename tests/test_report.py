@@ -14,9 +14,9 @@ from helpers.authoring.page import pages
 from helpers.authoring.report import check
 from helpers.authoring.results import FILES, Results, load_results, record, target
 from helpers.data import load_data
-from helpers.galleries import predict_test
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.run_folder import HISTORY_COLUMNS, to_csv
+from helpers.predictions import predict_test
 from helpers.recipes import RECIPES, as_dict, changed, with_epochs
 from helpers.runs import load_model, load_run
 from helpers.settings import REPOSITORY

@@ -27,11 +27,11 @@ from helpers.assignment.checklist import Demand, checklist, gallery_checklist, t
 from helpers.assignment.exercises import EXERCISES, find_problem
 from helpers.assignment.hand_in import NEEDED, find_runs
 from helpers.data import load_data
-from helpers.galleries import predict_test
 from helpers.models import make_model
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import file_digest, in_half_precision
 from helpers.plumbing.progress import progress_bar
+from helpers.predictions import predict_test
 from helpers.runs import Run, load_model, load_run
 from helpers.schedules import make_optimizer, make_schedule, replay
 from helpers.settings import REPOSITORY

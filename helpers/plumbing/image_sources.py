@@ -56,6 +56,7 @@ class Pictures(NamedTuple):
     train: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
     notes: tuple[str, ...]
+    fingerprint: str = ""  # the same for the same labelled pictures, wherever they came from
 
 
 class Source(NamedTuple):
@@ -67,19 +68,55 @@ class Source(NamedTuple):
     read: Callable[[], Pictures]
 
 
-def cached(source: Source, build: Callable[[], dict], restore: Callable[[Mapping], object]) -> object:
-    """Return what `restore` makes of the arrays cached for this stamp, or else of those that `build` returns."""
+def load(source: Source) -> Pictures:
+    """The pictures of a source, in the order of their digests: cached for its stamp, or else read and then cached."""
     with suppress(Exception), np.load(source.cache, allow_pickle=False) as arrays:  # may be damaged: it is only a copy
         if str(arrays["stamp"]) == source.stamp:
-            return restore(arrays)
-    arrays = build()
+            train, test = ((arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test"))
+            classes, notes = (tuple(map(str, arrays[key])) for key in ("classes", "notes"))
+            return Pictures(classes, train, test, notes, str(arrays["fingerprint"]))
+    pictures = _in_order(source.read())
+    arrays = {key: np.array(getattr(pictures, key)) for key in ("classes", "fingerprint")}
+    arrays |= {"stamp": np.array(source.stamp), "notes": np.array(pictures.notes, dtype=str)}
+    for part in ("train", "test"):
+        arrays[f"{part}_images"], arrays[f"{part}_labels"] = getattr(pictures, part)
     try:
         source.cache.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(source.cache, lambda file: np.savez(file, stamp=np.array(source.stamp), **arrays))
+        write_atomically(source.cache, lambda file: np.savez(file, **arrays))
     except (OSError, CourseError) as error:
         reason = error.__cause__ or error
         print(f"The decoded images are not cached ({reason}); the next start decodes again.", file=sys.stderr)
-    return restore(arrays)
+    return pictures
+
+
+def _in_order(pictures: Pictures) -> Pictures:
+    """The pictures in the order of their digests, with a fingerprint, and notes on those that are there again."""
+    splits = []
+    for images, labels in (pictures.train, pictures.test):
+        order = np.argsort(_digests(images, labels), kind="stable")
+        splits.append((images[order], labels[order]))
+    (images, labels), (test_images, test_labels) = splits
+    both = len(np.intersect1d(_digests(images, 0 * labels), _digests(test_images, 0 * test_labels)))
+    images, labels = np.concatenate([images, test_images]), np.concatenate([labels, test_labels])
+    again = len(np.unique(_digests(images, labels))) - len(np.unique(_digests(images, 0 * labels)))
+    notes = [f"{both:,} pictures are in the training set and in the test set, so its accuracy is too high"] * (both > 0)
+    notes += [f"{again:,} pictures are there again under another label"] * (again > 0)
+    found = fingerprint(pictures.classes, *splits)
+    return Pictures(pictures.classes, *splits, (*pictures.notes, *notes), found)
+
+
+def fingerprint(classes: tuple[str, ...], *splits: tuple[np.ndarray, np.ndarray]) -> str:
+    """16 hex digits of a SHA-256 over the class names and the sorted digests of each split's labelled pictures."""
+    total = hashlib.sha256("\0".join(classes).encode())
+    for images, labels in splits:
+        total.update(np.sort(_digests(images, labels)).tobytes())
+    return total.hexdigest()[:16]
+
+
+def _digests(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """16 bytes for each picture and its label."""
+    pairs = zip(images, labels, strict=True)
+    return np.array([hashlib.blake2b(image, digest_size=16, salt=label.tobytes()).digest() for image, label in pairs])
 
 
 # --- a folder of images
@@ -115,7 +152,7 @@ def image_folder(folder: Path) -> Source:
     for name in (folder.resolve().name, *train):
         if UNPRINTABLE.search(name):
             raise _mistake(f"The name of the folder {name} has characters that cannot be shown: rename it.")
-    state = [2, notes, [str(path.relative_to(folder)) for path in left_out]]  # raise 2 when decoding changes
+    state = [3, notes, [str(path.relative_to(folder)) for path in left_out]]  # raise 3 when decoding changes
     for path in itertools.chain(*train.values(), *test.values()):
         state.append(path.parts[len(folder.parts) :])
         with suppress(OSError):  # a broken link, or no permission, of which decoding will tell
@@ -275,7 +312,7 @@ def synthetic_pictures(folder: Path, counts: Mapping[str, int]) -> Source:
         return Pictures(synthetic.CLASSES, train, test, ("synthetic pictures, not CIFAR-10",))
 
     code = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()  # other code may draw other pictures
-    return Source("synthetic", folder / "synthetic.npz", f"1 {code} {counts}", draw)
+    return Source("synthetic", folder / "synthetic.npz", f"2 {code} {counts}", draw)
 
 
 def collection(name: str, folder: Path, own_address: str = "") -> Source:
@@ -285,7 +322,7 @@ def collection(name: str, folder: Path, own_address: str = "") -> Source:
     """
     if own_address and urlsplit(own_address).scheme not in ("https", "http"):
         raise CourseError(f"COURSE_CIFAR10_URL has to begin with https:// or http://, not {own_address[:100]!r}.")
-    stamp = "1 cifar-10-python" if name == "cifar10" else f"1 {name}"
+    stamp = "2 cifar-10-python" if name == "cifar10" else f"2 {name}"
     return Source(name, folder / f"{name}.npz", stamp, partial(_read_collection, name, folder, own_address))
 
 

@@ -38,6 +38,15 @@ def _showing(bar: tqdm, show: object) -> Iterator:
                 bar.set_postfix_str(str(show), refresh=False)
 
 
+def epoch_title(history: list[dict], epochs: int) -> str:
+    """The title of the bar of the epoch after those of `history`, with the time per epoch and the time left."""
+    title = f"Epoch {len(history) + 1}/{epochs}"
+    if not history:
+        return title
+    seconds = history[-1]["seconds"]
+    return f"{title}, {duration(seconds)} per epoch, {duration(seconds * (epochs - len(history)))} left"
+
+
 def line_per_epoch() -> Callable[[str], None]:
     """A `report` for `train` that prints one line per epoch in the place of the log's three or more."""
     line: list[str] = []

@@ -6,12 +6,15 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def open_log(folder: Path, history: list[dict]) -> Iterator[Callable[[dict], None]]:
-    """For a block, a function that adds a row to the log in `folder`; the rows of `history` are there already.
+def open_log(folder: Path, history: list[dict], wanted: bool) -> Iterator[Callable[[dict], None]]:
+    """For a block, a function that adds a row to the log in `folder`, if one is wanted; those of `history` are there.
 
     The log is written anew, so that a run that goes on after an interruption has every epoch once. Needs TensorBoard,
     see `settings.tensorboard`.
     """
+    if not wanted:
+        yield lambda row: None
+        return
     from torch.utils.tensorboard import SummaryWriter  # nothing else needs it
 
     for old in folder.glob("events.out.tfevents.*"):

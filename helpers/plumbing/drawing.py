@@ -1,4 +1,4 @@
-"""The look of every figure: colours, titles, the mark of what is no result, and names of classes that fit."""
+"""Spares the reader the look of figures: colours, titles and notes, pictures, names of classes that fit."""
 
 import re
 import textwrap
@@ -15,8 +15,6 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from helpers.plumbing.files import write_atomically
-from helpers.recipes import RECIPES
-from helpers.runs import Run
 
 # After Okabe & Ito's colours, which people with any colour vision tell apart, here dark enough for white pages.
 # The same thing always has the same colour. `ink` fits them to the page.
@@ -73,26 +71,9 @@ def label(figure: Figure, title: str, below: str = "", mark: str = "") -> Figure
     return figure
 
 
-def demo(data: str, notes: Sequence[str], short: bool = False) -> str:
-    """The mark of what is no result: drawn pictures, a part of the images, a short training; or nothing."""
-    limited = any(note.startswith("limited to ") for note in notes)
-    kinds = {"synthetic": data == "synthetic", "limited images": limited, "short": short}
-    return next((f"DEMO · {kind}" for kind, true in kinds.items() if true), "")
-
-
-def label_run(figure: Figure, run: Run, title: str) -> Figure:
+def label_run(figure: Figure, run, title: str) -> Figure:
     """Write what is seen above a figure of a run, and the run below it."""
-    return label(figure, title, run_below(run), run_mark(run))
-
-
-def run_below(run: Run) -> str:
-    changed = "recipe changed" if any(note.startswith("changed: ") for note in run.config["notes"]) else ""
-    return " · ".join(filter(None, (run.title, changed, run.provenance)))
-
-
-def run_mark(run: Run) -> str:
-    short = run.recipe.epochs < RECIPES.get(run.recipe.name, run.recipe).epochs
-    return demo(run.config["data"]["name"], run.config["notes"], short)
+    return label(figure, title, run.caption, run.mark)
 
 
 def write(ax: Axes, text: str, at: tuple, dx: float = 0, dy: float = 0, **style) -> None:

@@ -4,7 +4,7 @@ The gradient of a class's logit is then proportional to the class's own probabil
 learns. For each seed the run's first 40 steps are trained; a class whose mean probability over 2,000 training images
 is below 0.01 by then is on its way out. `results/lost_classes.csv` has a row per seed. No test image is looked at.
 
-    python -m helpers.authoring.lost_classes DATA RECIPE FIRST_SEED LAST_SEED
+    python -m results.lost_classes DATA RECIPE FIRST_SEED LAST_SEED
 """
 
 import csv
