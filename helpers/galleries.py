@@ -130,7 +130,9 @@ def plot_confused_pairs(run: Run, data: Data, predictions: Selection, pairs: int
     """The pairs of classes most often confused, a row each, with the most confident of these mistakes."""
     found = confused_pairs(predictions, pairs)
     if not found:
-        return drawing.label_run(plt.figure(figsize=(6, 0.8)), run, "Every test image is classified correctly")
+        figure, ax = plt.subplots(figsize=(6, 0.8))  # notebooks show no figure without axes
+        ax.set_axis_off()
+        return drawing.label_run(figure, run, "Every test image is classified correctly")
     examples = 5
     figsize = 1.35 * examples + 1.8, 1.5 * len(found) + 0.9
     figure, axes = plt.subplots(len(found), examples, figsize=figsize, squeeze=False, dpi=DPI)

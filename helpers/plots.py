@@ -173,8 +173,8 @@ def plot_class_accuracy(run: Run) -> Figure:
     order = np.argsort(accuracy, kind="stable")[::-1]  # drawn from below, so the lowest stands on top
     figure, ax = plt.subplots(figsize=(8, min(25, _row(names) * len(order) + 1.4)))
     ax.errorbar(accuracy[order], range(len(order)), xerr=error[order], fmt="o", color=ink(COLOURS["test"]))
-    ax.set_yticks(range(len(order)), [f"{names[k]}  {accuracy[k]:.1f}" for k in order])
-    ax.tick_params(axis="y", labelsize=10 if len(names) <= MOST_CLASSES else 8)
+    labels, fontsize = [f"{names[k]}  {accuracy[k]:.1f}" for k in order], 10 if len(names) <= MOST_CLASSES else 8
+    ax.set_yticks(range(len(order)), labels, fontsize=fontsize)
     ax.set(xlabel="test accuracy (%), with one standard error", ylim=(-0.7, len(order) - 0.3))
     overall = 100 * confusion.trace() / confusion.sum()
     ax.axvline(overall, color=ink(GREY), linestyle="--", linewidth=1)
@@ -199,9 +199,9 @@ def plot_confusion_matrix(run: Run) -> Figure:
     scale = LinearSegmentedColormap.from_list("mistakes", [page, "#E8743B"])
     sns.heatmap(wrong, mask=right, cmap=scale, vmin=0, vmax=max(1, wrong.max()), cbar_kws=bar, **cells)
     sns.heatmap(confusion, mask=~right, cmap=[grey], cbar=False, **cells)
-    ax.tick_params(labelsize=10 if few else 8)
+    ax.tick_params(labelsize=10 if few else 8, grid_alpha=0)
+    ax.tick_params(axis="y", labelrotation=0)
     ax.set(xlabel="predicted class", ylabel="actual class")
-    ax.grid(False)
     actual, predicted = np.unravel_index(wrong.argmax(), wrong.shape)
     title = f"Most often {names[actual]} is taken for {names[predicted]}: {wrong.max():,} images"
     return label_run(figure, run, title if wrong.any() else "Every test image is classified correctly")
@@ -226,14 +226,13 @@ def plot_classes(data: Data) -> Figure:
     figure, axes = plt.subplots(rows, per_class, figsize=(per_class * 0.8 + 1, rows * 0.8 + 0.5))
     for ax in axes.flat:
         ax.axis("off")
-    for label_, name in enumerate(class_names(data.classes)[:rows]):
-        images = data.train.images[np.flatnonzero(data.train.labels == label_)[:per_class]]
-        for ax, image in zip(axes[label_], images, strict=False):
+    for k, (row, name) in enumerate(zip(axes, class_names(data.classes), strict=False)):
+        for ax, image in zip(row, data.train.images[data.train.labels == k], strict=False):
             show_image(ax, image)
-        write_left(axes[label_][0], name)
+        write_left(row[0], name)
     shown = f"{rows} of {len(data.classes)}" if rows < len(data.classes) else f"{rows}"
-    below = f"{data.name} · {len(data.train):,} training images"
-    return label(figure, f"{per_class} training images of each of {shown} classes", below, data.mark)
+    title, below = f"{per_class} training images of each of {shown} classes", f"{len(data.train):,} training images"
+    return label(figure, title, f"{data.name} · {below}", data.mark)
 
 
 def plot_augmentation(recipe: Recipe, data: Data, seed: int = 0, images: int = 4, draws: int = 7) -> Figure:
@@ -248,5 +247,4 @@ def plot_augmentation(recipe: Recipe, data: Data, seed: int = 0, images: int = 4
             title = ("original", "augmented")[column] if row == 0 and column < 2 else ""
             show_image(ax, picture, title)
     names = " → ".join(name for name, _ in recipe.augmentation) or "none"
-    below = f"{recipe.name} · {data.name} · seed {seed}"
-    return label(figure, f"Augmentation: {names}", below, data.mark)
+    return label(figure, f"Augmentation: {names}", f"{recipe.name} · {data.name} · seed {seed}", data.mark)
