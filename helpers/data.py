@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers import settings
-from helpers.plumbing import distributed, image_sources
+from helpers.plumbing import distributed, image_folder, image_sources
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.image_sources import SIZE as SIZE
 from helpers.plumbing.image_sources import Source
@@ -140,7 +140,7 @@ def _named_source(name: str) -> Source:
 
 def _folder_source(folder: Path) -> Source:
     beside = settings.REPOSITORY / folder  # notebooks run in notebooks/
-    return image_sources.image_folder(beside if beside.exists() and not folder.exists() else folder)
+    return image_folder.folder_source(beside if beside.exists() and not folder.exists() else folder)
 
 
 def _limited(data: Data, limit: int) -> Data:

@@ -42,7 +42,8 @@ from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import write_text
 from helpers.plumbing.progress import progress_bar
 from helpers.plumbing.resume import checked_seed, random_states, restore_random_states, seed_everything
-from helpers.plumbing.run_folder import change_notes, configuration, folder_name, locked, refuse_other
+from helpers.plumbing.run_files import change_notes, configuration, folder_name, refuse_other
+from helpers.plumbing.run_folder import locked
 from helpers.recipes import Recipe
 from helpers.runs import NOT_SWEPT, RangeTest, load_lr, swept_values
 from helpers.schedules import make_optimizer

@@ -14,16 +14,8 @@ from helpers.data import Data, demo_mark
 from helpers.models import make_model
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import file_digest, load_weights
-from helpers.plumbing.run_folder import (
-    CONFIG,
-    SUMMARY,
-    TABLES,
-    folder_name,
-    from_csv,
-    own_checkpoint,
-    read_json,
-    with_defaults,
-)
+from helpers.plumbing.run_files import CONFIG, SUMMARY, TABLES, folder_name, from_csv, read_json, with_defaults
+from helpers.plumbing.run_folder import own_checkpoint
 from helpers.recipes import RECIPES, OneCycle, Plateau, Recipe, from_dict
 
 

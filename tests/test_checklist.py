@@ -12,7 +12,7 @@ from helpers.data import CIFAR10_FINGERPRINT
 from helpers.models import make_model
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import save_checkpoint
-from helpers.plumbing.run_folder import configuration
+from helpers.plumbing.run_files import configuration
 from helpers.recipes import RECIPES, as_dict, changed, with_epochs
 from helpers.runs import RangeTest, Run, swept_values
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from helpers import settings
 from helpers.data import channel_statistics, load_data, missing_classes, stratified_split
-from helpers.plumbing import image_sources
+from helpers.plumbing import image_folder
 from helpers.plumbing.errors import CourseError
 
 
@@ -37,7 +37,7 @@ def no_decoding(monkeypatch):
     def refuse(path):
         raise AssertionError(f"{path} was decoded")
 
-    monkeypatch.setattr(image_sources, "decode", refuse)
+    monkeypatch.setattr(image_folder, "decode", refuse)
 
 
 # --- folders of images

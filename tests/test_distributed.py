@@ -23,7 +23,7 @@ from helpers.loaders import make_loader, make_loaders, resident_batches
 from helpers.plumbing import devices, distributed, synthetic
 from helpers.plumbing.devices import Device, pick_device
 from helpers.plumbing.errors import CourseError
-from helpers.plumbing.run_folder import HISTORY_COLUMNS
+from helpers.plumbing.run_files import HISTORY_COLUMNS
 from helpers.recipes import RECIPES, changed, get_recipe, with_epochs
 from helpers.runs import load_run
 from helpers.settings import REPOSITORY

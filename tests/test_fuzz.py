@@ -31,7 +31,7 @@ from helpers.assignment.checklist import checklist, gallery_checklist
 from helpers.cli import main, parse_assignments
 from helpers.data import load_data
 from helpers.loaders import make_loaders
-from helpers.plumbing import image_sources
+from helpers.plumbing import image_folder
 from helpers.plumbing.devices import pick_device
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.resume import load_training, save_training
@@ -296,7 +296,7 @@ names = st.text(st.characters(exclude_characters="\0/", exclude_categories=()), 
 names |= st.sampled_from(
     ["cat", "CAT", "c" * 255, "ü" * 127, "الفئة", "猫", "$x^2$", "<b>", "a b", ".hidden", "..", "-rf", "|"]
 )
-suffixes = st.sampled_from([*image_sources.SUFFIXES, ".PNG", ".txt", ""])
+suffixes = st.sampled_from([*image_folder.SUFFIXES, ".PNG", ".txt", ""])
 
 
 @pytest.mark.slow
@@ -307,7 +307,7 @@ def test_pictures(content, suffix):
         warnings.simplefilter("ignore")
         path = Path(place, f"picture{suffix}")
         path.write_bytes(content)
-        image, _, problem = image_sources._try_to_decode(path)
+        image, _, problem = image_folder._try_to_decode(path)
         assert isinstance(problem, str) if image is None else image.shape == (32, 32, 3) and image.dtype == np.uint8
         assert tree(Path(place)) == {path.name: content}
 

@@ -29,7 +29,7 @@ from helpers.data import load_data
 from helpers.models import make_model
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import load_checkpoint, save_checkpoint
-from helpers.plumbing.run_folder import HISTORY_COLUMNS, STEP_COLUMNS, to_csv
+from helpers.plumbing.run_files import HISTORY_COLUMNS, STEP_COLUMNS, to_csv
 from helpers.recipes import RECIPES, as_dict, changed, with_epochs
 from helpers.runs import load_run
 from helpers.settings import REPOSITORY

@@ -16,7 +16,7 @@ from helpers.data import Data, Split, channel_statistics
 from helpers.models import make_model
 from helpers.plumbing import drawing
 from helpers.plumbing.errors import CourseError
-from helpers.plumbing.run_folder import HISTORY_COLUMNS, configuration
+from helpers.plumbing.run_files import HISTORY_COLUMNS, configuration
 from helpers.recipes import RECIPES, OneCycle, Plateau
 from helpers.runs import RangeTest, Run
 

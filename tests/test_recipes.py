@@ -8,7 +8,7 @@ import pytest
 from helpers import recipes
 from helpers.cli import parse_assignments
 from helpers.plumbing.errors import CourseError
-from helpers.plumbing.run_folder import differences
+from helpers.plumbing.run_files import differences
 from helpers.recipes import (
     RECIPES,
     Recipe,

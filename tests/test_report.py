@@ -15,7 +15,7 @@ from helpers.authoring.report import check
 from helpers.authoring.results import FILES, Results, load_results, record, target
 from helpers.data import load_data
 from helpers.plumbing.errors import CourseError
-from helpers.plumbing.run_folder import HISTORY_COLUMNS, to_csv
+from helpers.plumbing.run_files import HISTORY_COLUMNS, to_csv
 from helpers.predictions import predict_test
 from helpers.recipes import RECIPES, as_dict, changed, with_epochs
 from helpers.runs import load_model, load_run

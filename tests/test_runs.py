@@ -5,10 +5,10 @@ import subprocess
 import numpy as np
 import pytest
 
-from helpers.plumbing import run_folder
+from helpers.plumbing import run_files
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.resume import checked_seed, seed_everything
-from helpers.plumbing.run_folder import HISTORY_COLUMNS, STEP_COLUMNS, from_csv, to_csv
+from helpers.plumbing.run_files import HISTORY_COLUMNS, STEP_COLUMNS, from_csv, to_csv
 from helpers.runs import load_run
 from helpers.settings import REPOSITORY
 
@@ -58,7 +58,7 @@ def test_unpacked_inside_another_repository_the_course_has_no_commit_of_its_own(
     for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "other work"]):
         subprocess.run([*git, *words], check=True)
     (tmp_path / "course").mkdir()
-    monkeypatch.setattr(run_folder, "REPOSITORY", tmp_path)
-    assert "(" in run_folder.code_version()
-    monkeypatch.setattr(run_folder, "REPOSITORY", tmp_path / "course")
-    assert "(" not in run_folder.code_version()
+    monkeypatch.setattr(run_files, "REPOSITORY", tmp_path)
+    assert "(" in run_files.code_version()
+    monkeypatch.setattr(run_files, "REPOSITORY", tmp_path / "course")
+    assert "(" not in run_files.code_version()

@@ -18,7 +18,8 @@ from helpers.plumbing import distributed, synthetic
 from helpers.plumbing.devices import Device, pick_device
 from helpers.plumbing.errors import CourseError, Stopped
 from helpers.plumbing.resume import load_training
-from helpers.plumbing.run_folder import HISTORY_COLUMNS, RunFolder, folder_name
+from helpers.plumbing.run_files import HISTORY_COLUMNS, folder_name
+from helpers.plumbing.run_folder import RunFolder
 from helpers.recipes import changed, get_recipe, with_epochs
 from helpers.runs import load_model, load_run
 from helpers.schedules import make_optimizer

@@ -18,7 +18,7 @@ from helpers.data import CIFAR10_FINGERPRINT
 from helpers.gradcam import COARSEST
 from helpers.models import StandardizedConv2d, make_model
 from helpers.plumbing.errors import CourseError
-from helpers.plumbing.run_folder import read_json
+from helpers.plumbing.run_files import read_json
 from helpers.recipes import OneCycle, Plateau, Recipe
 from helpers.runs import Run, load_lr, swept_values
 from helpers.schedules import plateau_lrs

@@ -12,7 +12,7 @@ from helpers.assignment.hand_in import NEEDED
 from helpers.data import CIFAR10_FINGERPRINT, Data
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import file_digest, in_half_precision, make_folder, save_checkpoint, write_text
-from helpers.plumbing.run_folder import compared, differences, write_summary
+from helpers.plumbing.run_files import compared, differences, write_summary
 from helpers.recipes import RECIPES, Recipe, as_dict
 from helpers.runs import RangeTest, Run, load_lr, load_model, load_run, swept_values
 from helpers.settings import REPOSITORY

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import first_line
-from helpers.plumbing.run_folder import HistoryRow, Session, StepRow
+from helpers.plumbing.run_files import HistoryRow, Session, StepRow
 
 PARTS = ("optimizer", "schedule", "scaler")
 REFUSED = (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from helpers.data import load_data
 from helpers.plumbing.errors import UNPRINTABLE, CourseError
-from helpers.plumbing.image_sources import decode
+from helpers.plumbing.image_folder import decode
 
 RAMP = np.linspace(0, 1, 1024).reshape(32, 32)
 
