@@ -52,5 +52,16 @@ def closed_figures():
 @pytest.fixture
 def course(tmp_path) -> Path:
     """A copy of the course as a user of the template has it, to be changed."""
-    unwanted = ("data", "runs", "student", ".git", ".venv", ".whl", "__pycache__", ".*_cache", ".ipynb_checkpoints")
+    unwanted = (
+        "data",
+        "runs",
+        "build",
+        "student",
+        ".git",
+        ".venv",
+        ".whl",
+        "__pycache__",
+        ".*_cache",
+        ".ipynb_checkpoints",
+    )
     return Path(shutil.copytree(REPOSITORY, tmp_path / "course", ignore=shutil.ignore_patterns(*unwanted)))
