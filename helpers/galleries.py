@@ -122,7 +122,8 @@ def _show_heat(ax: Axes, image: np.ndarray, heat: np.ndarray, title: str) -> Non
 
 def _heat_bar(figure: Figure) -> None:
     """One small colour bar for all heatmaps; a map that is dark all over has nothing that speaks for the class."""
-    bar = figure.colorbar(ScalarMappable(cmap="inferno"), ax=figure.axes, shrink=0.3, aspect=12, pad=0.01)
+    place = {"location": "bottom", "anchor": (1, 1), "shrink": 0.25, "aspect": 20, "pad": 0.02}
+    bar = figure.colorbar(ScalarMappable(cmap="inferno"), ax=figure.axes, **place)
     bar.set_ticks([0, 1], labels=["0", "most"], fontsize=8)
 
 
