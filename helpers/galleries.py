@@ -7,7 +7,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -79,7 +78,7 @@ def plot_gradcam(
         top = k < 4 - len(classes)  # the columns are labelled once
         drawing.show_image(first, images[k], "confidence\n" * top + _percent(selection.confidence[k]))
         for panel, kind in zip(others, classes, strict=True):
-            _show_heat(panel, images[k], heat[kind][k], f"{kind}\n" * top + names[classes[kind][k]])
+            drawing.show_heat(panel, images[k], heat[kind][k], f"{kind}\n" * top + names[classes[kind][k]])
     _heat_bar(figure)
     return drawing.label_run(figure, run, f"{TITLES[method]} of {name} ({height}x{width}). {selection.title}")
 
@@ -102,7 +101,7 @@ def plot_gradcam_layers(
         drawing.show_image(axes[k][0], images[k], wrong if actual != predicted else names[actual])
     for column, (name, (height, width)) in enumerate(sizes.items(), start=1):
         for k, heat in enumerate(heatmaps(model, inputs, selection.predicted, name, method)):
-            _show_heat(axes[k][column], images[k], heat, f"{name}\n{height}x{width}" if k == 0 else "")
+            drawing.show_heat(axes[k][column], images[k], heat, f"{name}\n{height}x{width}" if k == 0 else "")
     _heat_bar(figure)
     return drawing.label_run(
         figure, run, f"{TITLES[method]} of every layer, for the predicted class. {selection.title}"
@@ -113,11 +112,6 @@ def _images(data: Data, selection: Selection) -> tuple[np.ndarray, Tensor]:
     """The selected images as they are, and as the network sees them."""
     images = data.test.images[selection.indices]
     return images, normalise(images, data.mean, data.std)
-
-
-def _show_heat(ax: Axes, image: np.ndarray, heat: np.ndarray, title: str) -> None:
-    drawing.show_image(ax, image.mean(axis=2), title, cmap="gray", vmin=0, vmax=255)
-    ax.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6, interpolation="nearest")
 
 
 def _heat_bar(figure: Figure) -> None:

@@ -181,8 +181,8 @@ def plot_class_accuracy(run: Run) -> Figure:
     style = {"xycoords": ("data", "axes fraction"), "ha": "center", "color": ink(GREY)}
     write(ax, f"all {overall:.2f}", (overall, 1), 0, 4, **style)
     first, second = order[::-1][:2]
-    shares = f"{accuracy[first]:.1f} and {accuracy[second]:.1f} % correct"
-    return label_run(figure, run, f"{names[first]} and {names[second]} are hardest: {shares}")
+    title = f"{names[first]} and {names[second]} are hardest: {accuracy[first]:.1f} and {accuracy[second]:.1f} % correct"
+    return label_run(figure, run, title[0].upper() + title[1:])
 
 
 def plot_confusion_matrix(run: Run) -> Figure:

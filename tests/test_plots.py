@@ -57,7 +57,7 @@ def test_titles_are_computed_from_the_run(tmp_path):
     assert titles == [
         "87.65 % of the test images are classified correctly after epoch 3",
         "The learning rate climbs to 1 at epoch 0.333 and ends at 0.1",
-        "cat and dog are hardest: 25.0 and 100.0 % correct",  # 10 of 40 cats
+        "Cat and dog are hardest: 25.0 and 100.0 % correct",  # 10 of 40 cats
         "Most often cat is taken for dog: 30 images",
     ]
 

@@ -203,8 +203,6 @@ def _draw_mistakes(panel: SubFigure, run: Run, data: Data) -> None:
     axes, heat = panel.subplots(2, 4).reshape(-1, 2), heatmaps(model, inputs, predicted)
     for k, (left, right) in enumerate(axes[: len(images)]):
         drawing.show_image(left, images[k], f"actual\n{data.classes[labels[k]]}")
-        title, gray = f"predicted\n{data.classes[predicted[k]]}", {"cmap": "gray", "vmin": 0, "vmax": 255}
-        drawing.show_image(right, images[k].mean(axis=2), title, **gray)
-        right.imshow(heat[k], cmap="inferno", vmin=0, vmax=1, alpha=0.6, interpolation="nearest")
+        drawing.show_heat(right, images[k], heat[k], f"predicted\n{data.classes[predicted[k]]}")
         left.title.set_fontsize(10.5)
         right.title.set_fontsize(10.5)

@@ -94,6 +94,12 @@ def show_image(ax: Axes, image: np.ndarray, title: str = "", **style) -> None:
     ax.axis("off")
 
 
+def show_heat(ax: Axes, image: np.ndarray, heat: np.ndarray, title: str) -> None:
+    """A heatmap (H, W) within 0..1 over the image (H, W, 3) in grey."""
+    show_image(ax, image.mean(axis=2), title, cmap="gray", vmin=0, vmax=255)
+    ax.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6, interpolation="nearest")
+
+
 def class_names(names: Sequence[str], letters: int = 24) -> list[str]:
     """As figures show them: long ones without their end, middle or beginning, where that leaves them distinct.
 
