@@ -180,8 +180,8 @@ def plot_class_accuracy(run: Run) -> Figure:
     ax.axvline(overall, color=ink(GREY), linestyle="--", linewidth=1)
     style = {"xycoords": ("data", "axes fraction"), "ha": "center", "color": ink(GREY)}
     write(ax, f"all {overall:.2f}", (overall, 1), 0, 4, **style)
-    first, second = order[::-1][:2]
-    title = f"{names[first]} and {names[second]} are hardest: {accuracy[first]:.1f} and {accuracy[second]:.1f} % correct"
+    a, b = order[::-1][:2]
+    title = f"{names[a]} and {names[b]} are hardest: {accuracy[a]:.1f} and {accuracy[b]:.1f} % correct"
     return label_run(figure, run, title[0].upper() + title[1:])
 
 
