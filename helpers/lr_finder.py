@@ -9,7 +9,7 @@ at each point of one batch, or of several small ones, a step after each, so that
 - start: the mean loss of the first tenth of the points, where the learning rate moves nothing yet; it stands for them;
 - noise: how far the curve scatters by chance. With d the differences of successive losses in the first quarter, a loss
   scatters by s = sqrt(mean(d^2) / 2), and the running mean, in which the newest loss weighs 0.2, by s / 3;
-- descent: how far the loss falls from the start to its lowest point before it first climbs back, that is, by a quarter
+- descent: how far the loss falls from the start to its lowest point before it first climbs back, that is, by a tenth
   of the way and by more than four times the noise. A descent of less than that is none;
 - LRMIN: the learning rate at which the first tenth of the descent is made. Below it the sweep hardly moves the loss;
 - LRMAX: the middle, on the logarithmic axis, of the floor, that is, from the first to the last point before the climb
@@ -57,7 +57,7 @@ END_LR = {"SGD": 10.0, **dict.fromkeys(("Adam", "AdamW", "RMSprop"), 1.0)}
 STEPS, FAST_STEPS = 100, 40
 SMOOTHING = 0.2  # weight of the newest loss in the running mean
 POINT_IMAGES, SWEEP_IMAGES = 256, 12_800  # at least so many behind each point of the curve, and behind all of it
-TENTH, CLIMB = 0.1, 0.25  # the rule's shares of the descent
+TENTH = 0.1  # the rule's share of the descent
 NOISES, SMALLEST_DESCENT = 4, 0.002  # a smaller climb or fall is none: times the noise, and of the starting loss
 
 
@@ -133,7 +133,7 @@ def read_curve(lrs: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
     scatter = np.sqrt(np.mean(np.diff(raw[: max(2, len(raw) // 4)]) ** 2) / 2) if tenth else 0.0
     least = max(NOISES * scatter * np.sqrt(SMOOTHING / (2 - SMOOTHING)), SMALLEST_DESCENT * start)
     lowest = np.minimum.accumulate(losses)  # so far
-    climbed = losses - lowest > np.maximum(CLIMB * (start - lowest), least)
+    climbed = losses - lowest > np.maximum(TENTH * (start - lowest), least)
     valley = losses[: np.argmax(climbed)] if climbed.any() else losses
     bottom = int(valley.argmin()) if tenth else 0
     descent = start - losses[bottom] if tenth else 0.0
