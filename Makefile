@@ -77,14 +77,14 @@ page: .venv/installed
 unit: .venv/installed
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -m '$(TESTS)' -n auto --maxprocesses=4 --dist loadfile --durations=5
 
-# Pairs of notebooks, each in a process and a run folder of its own, so that two cores are busy; 04 finds the runs of 03.
+# Every second notebook in a process of its own, so that two cores are busy and no two meet in a run folder.
 notebooks: .venv/installed
 	@$(MAKE) --no-print-directory -j2 nbval-0 nbval-1
 
 nbval-%:
 	@rm -rf runs/nbval-$*
 	OMP_NUM_THREADS=1 $(FAST) COURSE_RUNS=runs/nbval-$* .venv/bin/python -m pytest -q --nbval-lax --nbval-current-env \
-	  --nbval-cell-timeout=300 $$(ls notebooks/*.ipynb | awk 'int((NR - 1) / 2) % 2 == $*')
+	  --nbval-cell-timeout=300 $$(ls notebooks/*.ipynb | awk 'NR % 2 == $*')
 
 reproduce: .venv/installed
 	.venv/bin/python -m helpers reproduce --data '$(DATA)' --runs '$(RUNS)'

@@ -173,8 +173,8 @@ def plot_class_accuracy(run: Run) -> Figure:
     order = np.argsort(accuracy, kind="stable")[::-1]  # drawn from below, so the lowest stands on top
     figure, ax = plt.subplots(figsize=(8, min(25, _row(names) * len(order) + 1.4)))
     ax.errorbar(accuracy[order], range(len(order)), xerr=error[order], fmt="o", color=ink(COLOURS["test"]))
-    labels, fontsize = [f"{names[k]}  {accuracy[k]:.1f}" for k in order], 10 if len(names) <= MOST_CLASSES else 8
-    ax.set_yticks(range(len(order)), labels, fontsize=fontsize)
+    labels = [f"{names[k]}  {accuracy[k]:.1f}" for k in order]
+    ax.set_yticks(range(len(order)), labels, fontsize=10 if len(names) <= MOST_CLASSES else 8)
     ax.set(xlabel="test accuracy (%), with one standard error", ylim=(-0.7, len(order) - 0.3))
     overall = 100 * confusion.trace() / confusion.sum()
     ax.axvline(overall, color=ink(GREY), linestyle="--", linewidth=1)
@@ -227,12 +227,12 @@ def plot_classes(data: Data) -> Figure:
     for ax in axes.flat:
         ax.axis("off")
     for k, (row, name) in enumerate(zip(axes, class_names(data.classes), strict=False)):
-        for ax, image in zip(row, data.train.images[data.train.labels == k], strict=False):
-            show_image(ax, image)
+        for ax, index in zip(row, np.flatnonzero(data.train.labels == k), strict=False):
+            show_image(ax, data.train.images[index])
         write_left(row[0], name)
-    shown = f"{rows} of {len(data.classes)}" if rows < len(data.classes) else f"{rows}"
-    title, below = f"{per_class} training images of each of {shown} classes", f"{len(data.train):,} training images"
-    return label(figure, title, f"{data.name} · {below}", data.mark)
+    of_all = f" of {len(data.classes)}" if rows < len(data.classes) else ""
+    title = f"{per_class} training images of each of {rows}{of_all} classes"
+    return label(figure, title, f"{data.name} · {len(data.train):,} training images", data.mark)
 
 
 def plot_augmentation(recipe: Recipe, data: Data, seed: int = 0, images: int = 4, draws: int = 7) -> Figure:

@@ -86,6 +86,7 @@ def select(predictions: Selection, *, correct: bool, count: int, order: str | No
 
     Without an `order`, the most confident mistakes and, as the most confident correct answers are often all of one
     class, the correct ones of each class in turn. If there are none of that kind, the others, as the title says.
+    Raises CourseError, see `check_choice`.
     """
     check_choice(count, order)
     order = order or ("per-class" if correct else "confident")

@@ -57,7 +57,7 @@ class Run:
 
     @property
     def caption(self) -> str:
-        """What figures of it say below: the run, whether its recipe was changed, and where it was trained."""
+        """The line below its figures: the run, whether its recipe was changed, and where it was trained."""
         changed = "recipe changed" if any(note.startswith("changed: ") for note in self.config["notes"]) else ""
         return " · ".join(filter(None, (self.title, changed, self.provenance)))
 
