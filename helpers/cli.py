@@ -140,7 +140,7 @@ def run_train(options: argparse.Namespace) -> None:
     with distributed.group(), distributed.muted():
         recipe, data, folder, seed = _prepare(options)
 
-        from helpers.plots import save_run_figures  # torch is only loaded once everything above is right
+        from helpers.figures.plots import save_run_figures  # torch is only loaded once everything above is right
         from helpers.training import train
 
         run = train(recipe, data, folder, seed=seed)
@@ -152,8 +152,8 @@ def run_lr_find(options: argparse.Namespace) -> None:
     steps = _whole_number(options.steps, "--steps", least=20, most=10_000)
     recipe, data, folder, seed = _prepare(options)
 
-    from helpers import lr_finder, plots
-    from helpers.plumbing import drawing
+    from helpers import lr_finder
+    from helpers.figures import drawing, plots
 
     steps = steps or (lr_finder.FAST_STEPS if options.fast else lr_finder.STEPS)
     result = lr_finder.find_lr(recipe, data, folder, seed=seed, steps=steps)
@@ -190,7 +190,7 @@ def run_gallery(options: argparse.Namespace) -> None:
     data = load_data(given or name, limit=run.limit)
     settings.draw_to_files()
 
-    from helpers import galleries
+    from helpers.figures import galleries
 
     choice = {"order": options.order, "layer": options.layer, "method": options.method}
     made = galleries.save_gallery(run, data, model, count=count, **choice)

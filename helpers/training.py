@@ -36,9 +36,8 @@ SPLITS = {"val": "Validation", "test": "Test"}  # the loaders that every epoch e
 def train(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, report: Callable[[str], None] = print) -> Run:
     """Train `recipe` on `data` in a run folder under `folder`; resume it, or load it if it is finished.
 
-    `report` gets the lines of the log. Raises CourseError for what the user can fix, among it a run
-    folder that holds another configuration or that another process trains in, a loss that is no longer
-    finite, and memory that does not suffice.
+    `report` gets the lines of the log. Raises CourseError for what the user can fix: a folder that is in use or holds
+    another configuration, a loss that is no longer finite, too little memory.
     """
     data, device, seed = data.normalised_by(recipe), pick_device(), checked_seed(seed)
     config = configuration(recipe, data.describe(), seed)

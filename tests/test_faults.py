@@ -51,7 +51,7 @@ def warm_process():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")  # one number for all, so that sums are equal to the bit
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests"))))
-        processes.set_forkserver_preload(["test_faults", "helpers.galleries", "torch._dynamo"])
+        processes.set_forkserver_preload(["test_faults", "helpers.figures.galleries", "torch._dynamo"])
         multiprocessing.forkserver.ensure_running()
 
 

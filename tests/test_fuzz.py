@@ -26,10 +26,10 @@ import helpers.authoring.bench
 import helpers.data
 import helpers.lr_finder
 import helpers.training
-from helpers import plots
 from helpers.assignment.checklist import checklist, gallery_checklist
 from helpers.cli import main, parse_assignments
 from helpers.data import load_data
+from helpers.figures import plots
 from helpers.loaders import make_loaders
 from helpers.plumbing import image_folder
 from helpers.plumbing.devices import pick_device

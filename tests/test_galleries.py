@@ -10,10 +10,11 @@ import pytest
 import torch
 
 matplotlib.use("agg")
-from helpers import cli, galleries, gradcam
+from helpers import cli, gradcam
 from helpers.assignment.checklist import gallery_checklist
 from helpers.augmentation import denormalise, normalise
 from helpers.data import load_data
+from helpers.figures import galleries
 from helpers.plumbing.errors import CourseError
 from helpers.predictions import Selection, confused_pairs, predict_test, select
 from helpers.recipes import RECIPES, as_dict, get_recipe, with_epochs

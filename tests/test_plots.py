@@ -11,10 +11,9 @@ from conftest import random_images
 matplotlib.use("agg")
 from matplotlib import font_manager
 
-from helpers import illustrations, plots
 from helpers.data import Data, Split, channel_statistics
+from helpers.figures import drawing, illustrations, plots
 from helpers.models import make_model
-from helpers.plumbing import drawing
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.run_files import HISTORY_COLUMNS, configuration
 from helpers.recipes import RECIPES, OneCycle, Plateau

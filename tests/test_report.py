@@ -8,9 +8,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from helpers import cli
-from helpers.authoring import figures, page, report, results
-from helpers.authoring.figures import Picture
+from helpers.authoring import page, pictures, report, results
 from helpers.authoring.page import pages
+from helpers.authoring.pictures import Picture
 from helpers.authoring.report import check
 from helpers.authoring.results import FILES, Results, load_results, record, target
 from helpers.data import load_data
@@ -301,7 +301,7 @@ def test_without_any_run_every_recipe_has_its_place_and_says_so():
 
 def test_the_pages_work_without_the_published_recipes(root, monkeypatch):
     ours = {name: recipe for name, recipe in RECIPES.items() if not recipe.published}
-    for module in (page, results, figures):
+    for module in (page, results, pictures):
         monkeypatch.setattr(module, "RECIPES", ours)
     for name in PUBLISHED:
         for folder in (root / "results").glob(f"{name}-*"):

@@ -112,7 +112,7 @@ def measure(quick: bool) -> dict:
     loaders = {recipe.name: load(augmentation=recipe.augmentation) for recipe in recipes}
     loaders["torchvision"] = plain_loader(data, 128)
     loading = in_turns({name: partial(list, loader) for name, loader in loaders.items()}, rounds)
-    words = {"--help": ["-m", "helpers", "--help"], "import": ["-c", "import helpers.plots, helpers.training"]}
+    words = {"--help": ["-m", "helpers", "--help"], "import": ["-c", "import helpers.figures.plots, helpers.training"]}
     command = partial(subprocess.run, cwd=REPOSITORY, capture_output=True)
     starts = in_turns({name: partial(command, [sys.executable, *line]) for name, line in words.items()}, 2)
     size, steps = (8192, 40) if device.device.type == "cuda" else (4096, 1 if quick else 3)

@@ -6,8 +6,8 @@ import numpy as np
 from torchinfo import summary
 
 from helpers.assignment.checklist import ASSIGNMENTS
-from helpers.authoring import figures
-from helpers.authoring.figures import Picture
+from helpers.authoring import pictures
+from helpers.authoring.pictures import Picture
 from helpers.authoring.results import Results, target
 from helpers.data import SIZE, Data
 from helpers.models import make_model
@@ -24,11 +24,11 @@ def pages(results: Results, data: Data | None = None) -> dict[str, dict[str, Par
     """The parts of every block of every page, in their order. Blocks with "minutes" in their name may be left out."""
     ours = {name: runs for name, runs in results.by_recipe.items() if not RECIPES[name].published}
     firsts = [runs[0] for runs in ours.values() if runs]
-    galleries = {run.recipe.name: figures.gallery_pictures(run, data) for run in results.with_weights}
+    galleries = {run.recipe.name: pictures.gallery_pictures(run, data) for run in results.with_weights}
     texts = {run.recipe.name: f"{_title(run)}\n\n{_weights(run)}" for run in results.with_weights}
     return {
         "README.md": {
-            "front": figures.front_picture(results, data),
+            "front": pictures.front_picture(results, data),
             "results": [_results(ours, FRONT)],
             **{f"minutes_{name}": [_in_words(runs)] for name, runs in ours.items()},
             "assignments": [part for run in firsts for part in _assignment(run, galleries.get(run.recipe.name, {}))],
@@ -36,12 +36,12 @@ def pages(results: Results, data: Data | None = None) -> dict[str, dict[str, Par
         "results/README.md": {
             "results": [_results(ours, DETAILS)],
             "minutes": [_minutes(results)],
-            "lr": [_range_tests(results), *figures.range_test_pictures(results)],
-            "runs": [part for run in firsts for part in (_title(run), *figures.run_pictures(run).values())],
+            "lr": [_range_tests(results), *pictures.range_test_pictures(results)],
+            "runs": [part for run in firsts for part in (_title(run), *pictures.run_pictures(run).values())],
             "classes": [_classes(firsts)],
             "gallery": [part for name, shown in galleries.items() for part in (texts[name], *shown.values())],
-            "augmentation": figures.augmentation_pictures(firsts, data),
-            "plateau": [figures.plateau_picture()],
+            "augmentation": pictures.augmentation_pictures(firsts, data),
+            "plateau": [pictures.plateau_picture()],
             "models": _models(),
             "logs": [_table(("recipe", "logs"), [(f"`{name}`", _logs(r)) for name, r in results.by_recipe.items()])],
         },
@@ -141,7 +141,7 @@ def _weights(run: Run) -> str:
 
 def _assignment(run: Run, gallery: dict[str, Picture]) -> Parts:
     """A run on the front page: curves, learning rates, mistakes, the whole log."""
-    charts, log = figures.run_pictures(run), _folded(f"Training log: {run.title}", run.log)
+    charts, log = pictures.run_pictures(run), _folded(f"Training log: {run.title}", run.log)
     mistakes = [gallery[file] for file in ("misclassified.png", "gradcam.png") if file in gallery]
     return [_title(run), charts["curves"], charts["lr"], *mistakes, log]
 
@@ -205,7 +205,7 @@ def _published(results: Results, ours: dict[str, list[Run]]) -> Parts:
             _table(("", *(f"`{name}`" for name in head)), [(a, *b) for a, b in body]),
         ]
         firsts = [runs[0] for name in names if name not in ours and (runs := results.by_recipe[name])]
-        parts += [figures.run_pictures(run)["curves"] for run in firsts]
+        parts += [pictures.run_pictures(run)["curves"] for run in firsts]
     return parts
 
 

@@ -7,8 +7,8 @@ import re
 from itertools import zip_longest
 from pathlib import Path
 
-from helpers.authoring.figures import Picture
 from helpers.authoring.page import Parts, pages
+from helpers.authoring.pictures import Picture
 from helpers.authoring.results import check_data, load_results
 from helpers.data import Data
 from helpers.plumbing.errors import CourseError

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers import galleries
 from helpers.assignment.checklist import ASSIGNMENTS
 from helpers.assignment.hand_in import NEEDED
 from helpers.data import CIFAR10_FINGERPRINT, Data
+from helpers.figures import galleries
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import file_digest, in_half_precision, make_folder, save_checkpoint, write_text
 from helpers.plumbing.run_files import compared, differences, write_summary

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from helpers.augmentation import normalise
 from helpers.data import Data
+from helpers.figures import drawing
 from helpers.gradcam import check_method, heatmaps, map_sizes, pick_layer
-from helpers.plumbing import drawing
 from helpers.plumbing.files import write_text
 from helpers.plumbing.run_folder import locked
 from helpers.predictions import Selection, check_choice, confident_first, confused_pairs, predict_test, select

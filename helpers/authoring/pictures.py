@@ -17,12 +17,11 @@ import numpy as np
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image, PngImagePlugin
 
-from helpers import galleries, illustrations, plots
 from helpers.augmentation import normalise
 from helpers.authoring.results import Results, target
 from helpers.data import Data
+from helpers.figures import drawing, galleries, illustrations, plots
 from helpers.gradcam import heatmaps
-from helpers.plumbing import drawing
 from helpers.plumbing.files import make_folder, write_atomically
 from helpers.recipes import RECIPES, Plateau
 from helpers.runs import RangeTest, Run, load_model

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from helpers.augmentation import augment, compose
 from helpers.data import Data, demo_mark
-from helpers.plumbing.drawing import (
+from helpers.figures.drawing import (
     COLOURS,
     GREY,
     NAMES,

@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from helpers.data import SIZE
 from helpers.evaluation import LOSSES
+from helpers.figures.drawing import BLUES, COLOURS, GREY, ink, label, write
 from helpers.models import BasicBlock, ResidualLayer, make_model
-from helpers.plumbing.drawing import BLUES, COLOURS, GREY, ink, label, write
 from helpers.plumbing.errors import CourseError
 from helpers.recipes import RECIPES, OneCycle, Plateau
 from helpers.schedules import one_cycle, plateau_lrs, triangular
