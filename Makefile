@@ -25,7 +25,7 @@ CPU := $(if $(UV),--torch-backend=cpu,--extra-index-url $(CPU_INDEX))
 
 PARTS := lint format page unit notebooks
 
-.PHONY: run test test-all $(PARTS) reproduce site
+.PHONY: run test test-all $(PARTS) nbval-first nbval-longest nbval-others reproduce site
 .DELETE_ON_ERROR:
 
 # Made once, and again when the requirements change. On Linux without an NVIDIA GPU PyTorch comes without CUDA, if its
@@ -75,16 +75,22 @@ page: .venv/installed
 	.venv/bin/python -m helpers report --check
 
 unit: .venv/installed
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -m '$(TESTS)' -n auto --maxprocesses=4 --dist loadfile --durations=5
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -m '$(TESTS)' -n auto --maxprocesses=4 --dist loadfile \
+	  --no-loadscope-reorder --durations=5
 
-# Every second notebook in a process of its own, so that two cores are busy and no two meet in a run folder.
+# The longest notebook runs beside the first ones; the others, which show the runs of these, come after them.
 notebooks: .venv/installed
-	@$(MAKE) --no-print-directory -j2 nbval-0 nbval-1
+	@rm -rf runs/nbval
+	@$(MAKE) --no-print-directory -j2 nbval-others
 
-nbval-%:
-	@rm -rf runs/nbval-$*
-	OMP_NUM_THREADS=1 $(FAST) COURSE_RUNS=runs/nbval-$* .venv/bin/python -m pytest -q --nbval-lax --nbval-current-env \
-	  --nbval-cell-timeout=300 $$(ls notebooks/*.ipynb | awk 'NR % 2 == $*')
+nbval-first nbval-longest: THREADS := OMP_NUM_THREADS=1
+nbval-first: NBVAL := $(wildcard notebooks/0[12]_*.ipynb)
+nbval-longest: NBVAL := $(wildcard notebooks/03_*.ipynb)
+nbval-others: NBVAL = $(filter-out $(wildcard notebooks/0[123]_*.ipynb),$(NOTEBOOKS))
+nbval-others: nbval-first nbval-longest
+nbval-first nbval-longest nbval-others:
+	$(if $(NBVAL),$(THREADS) $(FAST) COURSE_RUNS=runs/nbval .venv/bin/python -m pytest -q --nbval-lax \
+	  --nbval-current-env --nbval-cell-timeout=300 $(NBVAL))
 
 reproduce: .venv/installed
 	.venv/bin/python -m helpers reproduce --data '$(DATA)' --runs '$(RUNS)'

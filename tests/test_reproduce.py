@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 
 from helpers.authoring.render import render
+from helpers.data import load_data
+from helpers.lr_finder import find_lr
 from helpers.plumbing.errors import CourseError
+from helpers.recipes import RECIPES
 from helpers.settings import REPOSITORY
 
 
@@ -67,20 +70,22 @@ def test_what_is_no_notebook_gets_a_sentence(content, tmp_path):
         render(path, "synthetic", root=tmp_path)
 
 
-def test_a_notebook_whose_run_or_range_test_is_not_recorded_is_refused_instead_of_trained(tmp_path):
+def test_a_notebook_whose_run_is_not_recorded_is_refused_instead_of_trained(tmp_path):
     (tmp_path / "results").mkdir()
     common = f"""
         import sys
         sys.path.insert(0, {str(REPOSITORY)!r})
-        from helpers import lr_finder, recipes, settings, training
+        from helpers import recipes, settings, training
         from helpers.data import load_data
-        data = load_data(settings.data_source())
-        recipe = recipes.RECIPES["custom_resnet"]
+        data, recipe = load_data(settings.data_source()), recipes.RECIPES["custom_resnet"]
     """
-    for call, folder in (
-        ("training.train(recipe, data, settings.runs_folder())", "custom_resnet-synthetic-seed0"),
-        ("lr_finder.find_lr(recipe, data, settings.runs_folder())", "custom_resnet-synthetic-seed0-lr-find"),
-    ):
-        path = notebook(tmp_path / "n.ipynb", textwrap.dedent(common), call)
-        with pytest.raises(CourseError, match=f"{folder} is not recorded in full"):
-            render(path, "synthetic", root=tmp_path)
+    call = "training.train(recipe, data, settings.runs_folder())"
+    path = notebook(tmp_path / "n.ipynb", textwrap.dedent(common), call)
+    with pytest.raises(CourseError, match="custom_resnet-synthetic-seed0 is not recorded in full"):
+        render(path, "synthetic", root=tmp_path)
+
+
+def test_a_range_test_that_is_not_recorded_is_refused_instead_of_swept(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_RECORDED", "1")
+    with pytest.raises(CourseError, match="custom_resnet-synthetic-seed0-lr-find is not recorded in full"):
+        find_lr(RECIPES["custom_resnet"], load_data("synthetic"), tmp_path)

@@ -73,26 +73,28 @@ def load(source: Source) -> Pictures:
 
 def _in_order(pictures: Pictures) -> Pictures:
     """The pictures in the order of their digests, with a fingerprint, and notes on those that are there again."""
-    splits = []
+    splits, labelled = [], []
     for images, labels in (pictures.train, pictures.test):
-        order = np.argsort(_digests(images, labels), kind="stable")
+        digests = _digests(images, labels)
+        order = np.argsort(digests, kind="stable")
         splits.append((images[order], labels[order]))
-    (images, labels), (test_images, test_labels) = splits
-    both = len(np.intersect1d(_digests(images, 0 * labels), _digests(test_images, 0 * test_labels)))
-    images, labels = np.concatenate([images, test_images]), np.concatenate([labels, test_labels])
-    again = len(np.unique(_digests(images, labels))) - len(np.unique(_digests(images, 0 * labels)))
+        labelled.append(digests[order])
+    unlabelled = [_digests(images, 0 * labels) for images, labels in splits]
+    both = len(np.intersect1d(*unlabelled))
+    again = len(np.unique(np.concatenate(labelled))) - len(np.unique(np.concatenate(unlabelled)))
     notes = [f"{both:,} pictures are in the training set and in the test set, so its accuracy is too high"] * (both > 0)
     notes += [f"{again:,} pictures are there again under another label"] * (again > 0)
-    found = fingerprint(pictures.classes, *splits)
-    return Pictures(pictures.classes, *splits, (*pictures.notes, *notes), found)
+    return Pictures(pictures.classes, *splits, (*pictures.notes, *notes), _total(pictures.classes, labelled))
 
 
 def fingerprint(classes: tuple[str, ...], *splits: tuple[np.ndarray, np.ndarray]) -> str:
     """16 hex digits of a SHA-256 over the class names and the sorted digests of each split's labelled pictures."""
-    total = hashlib.sha256("\0".join(classes).encode())
-    for images, labels in splits:
-        total.update(np.sort(_digests(images, labels)).tobytes())
-    return total.hexdigest()[:16]
+    return _total(classes, [np.sort(_digests(images, labels)) for images, labels in splits])
+
+
+def _total(classes: tuple[str, ...], digests: list[np.ndarray]) -> str:
+    parts = ["\0".join(classes).encode(), *(part.tobytes() for part in digests)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
 def _digests(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
