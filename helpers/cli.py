@@ -57,11 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = gallery.add_argument
     add("run", metavar="RUN", help="a run folder, or its name among the runs")
     add("--runs", metavar="DIR", help="where run folders are (default: runs, or runs/fast with COURSE_FAST)")
-    add(
-        "--data",
-        metavar="D",
-        help="the data of the run (default: COURSE_DATA, or the collection of the run's name)",
-    )
+    add("--data", metavar="D", help="the data of the run (default: COURSE_DATA, or the collection of the run's name)")
     add("--count", metavar="N", help="how many images of each kind (default: 20, for BatchNorm 25)")
     add("--order", help="first, confident or per-class (default: per-class for correct ones, confident for mistakes)")
     add("--layer", help="the block to explain (default: the deepest with maps of at least 5x5)")

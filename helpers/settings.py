@@ -104,13 +104,9 @@ def fast() -> bool:
     return switched_on("COURSE_FAST")
 
 
-def recorded_only() -> bool:
-    return switched_on("COURSE_RECORDED")
-
-
 def check_recorded(file: Path) -> None:
     """Raises CourseError if only recorded runs may be used, and the file that a recorded one has is not there."""
-    if recorded_only() and not file.exists():
+    if switched_on("COURSE_RECORDED") and not file.exists():
         raise CourseError(
             f"{file.parent.name} is not recorded in full: train it and `python -m helpers record` it first, or unset "
             "COURSE_RECORDED."

@@ -52,6 +52,7 @@ def carry_out(section, course, commands=True):
 def test_every_block_of_a_section_has_its_place(section, course):
     assert len(BLOCK.findall(SECTIONS[section])) == SECTIONS[section].count("```") / 2
     carry_out(section, course, commands=False)
+    run([sys.executable, "-c", "import helpers.recipes"], course)
 
 
 @pytest.mark.slow

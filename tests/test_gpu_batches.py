@@ -49,7 +49,7 @@ def test_crop_offsets_and_flips_are_as_frequent_as_theirs():
         assert_uniform(flipped, (False, True))
 
 
-def test_border_is_mirrored_or_filled_as_theirs():
+def test_border_is_mirrored_as_theirs():
     image = random_images(1)[0]
     for name in ("custom_resnet", "resnet18_layernorm"):
         pad = AUGMENTED[name][:1]
@@ -99,13 +99,6 @@ def test_colours_are_shifted_as_opencv_shifts_them(shifts):
     ours, theirs = both(image, (("HueSaturationValue", {**limits, "p": 1.0}),), 1)
     assert np.abs(ours - theirs).mean() < 2  # OpenCV's hue has steps of two degrees
     assert np.ptp(ours[0, :4], axis=-1).max() < 1e-3
-
-
-def test_contrast_and_brightness_are_theirs():
-    image = random_images(1)[0]
-    limits = {"brightness_limit": (0.1, 0.1), "contrast_limit": (-0.2, -0.2), "p": 1.0}
-    ours, theirs = both(image, (("RandomBrightnessContrast", limits),), 1)
-    assert np.abs(ours - theirs).max() <= 1
 
 
 @pytest.mark.parametrize("name", AUGMENTED)

@@ -15,7 +15,7 @@ FILES = {
 MODULES = set(FILES.values())
 COMMANDS = ("helpers.cli", "helpers.__main__")
 LONGER = {"helpers.recipes": 420}
-PURE = ("models", "schedules", "evaluation", "gradcam")  # networks and figures, without runs and data
+PURE = ("models", "schedules", "evaluation", "gradcam")  # networks and what is measured of them, without runs and data
 
 
 def imported(path: Path) -> set[str]:
@@ -43,7 +43,7 @@ def test_plumbing_imports_nothing_of_the_course_but_recipes(module):
 
 
 @pytest.mark.parametrize("name", PURE)
-def test_networks_and_figures_import_recipes_and_plumbing_only(name):
+def test_networks_and_measures_import_recipes_and_plumbing_only(name):
     others = {other for other in IMPORTS[f"helpers.{name}"] if layer(other) != "plumbing"}
     assert others <= {"helpers.recipes"}
 

@@ -1,4 +1,4 @@
-"""Spares the reader the look of figures: colours, titles and notes, pictures, names of classes that fit."""
+"""The look of all figures: colours, titles and notes, pictures, names of classes that fit."""
 
 import re
 import textwrap
@@ -73,7 +73,7 @@ def label(figure: Figure, title: str, below: str = "", mark: str = "") -> Figure
 
 def label_run(figure: Figure, run, title: str) -> Figure:
     """Write what is seen above a figure of a run, and the run below it."""
-    return label(figure, title, run.caption, run.mark)
+    return label(figure, title[0].upper() + title[1:], run.caption, run.mark)
 
 
 def write(ax: Axes, text: str, at: tuple, dx: float = 0, dy: float = 0, **style) -> None:

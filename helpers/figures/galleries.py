@@ -140,9 +140,7 @@ def plot_confused_pairs(run: Run, data: Data, predictions: Selection, pairs: int
             drawing.show_image(ax, data.test.images[index], _percent(predictions.confidence[index]))
         text = f"{names[actual]} taken\nfor {names[predicted]}\n{number} images"
         drawing.write_left(row[0], text)
-    actual, predicted, _ = found[0]
-    title = f"Most often {names[actual]} is taken for {names[predicted]}; the most confident of these mistakes"
-    return drawing.label_run(figure, run, title)
+    return drawing.label_run(figure, run, "The most frequent confusions, and the most confident of these mistakes")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Pictures of the course's ideas. They show no run: they are computed from the networks, losses and schedules."""
+"""Pictures of ideas. They show no run: they are computed from networks, losses and schedules, or from what is given."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -48,7 +48,7 @@ def plot_network(model_name: str) -> Figure:
         write(top, name, (k + dx / 2, y + dy), 0, 5, ha="center", fontweight="bold")
         write(top, "×".join(map(str, (channels, *sides) if y > 0.1 else [channels])), (k, -y), 0, -13, ha="center")
         if residual := sum(isinstance(module, ResidualLayer | BasicBlock) for module in blocks[name].modules()):
-            text = f"{residual} × X + R(X)" if residual > 1 else "X + R(X)"
+            text = f"{residual} residual blocks" if residual > 1 else "X + R(X)"
             write(top, text, (k, -y), 0, -26, ha="center", color=ink(COLOURS["test"]))
         if k:
             write(top, "→", (k - 0.5, 0), ha="center", va="center", fontsize=16)
@@ -102,11 +102,15 @@ def plot_triangular(lr_min: float, lr_max: float, step_size: int, cycles: int = 
 
 def plot_annihilation(schedule: OneCycle, epochs: int, steps_per_epoch: int) -> Figure:
     """One cycle that ends at LRMIN, one that goes 10,000 times lower, and torch's OneCycleLR, which does so as well."""
-    steps, cycles = epochs * steps_per_epoch, {"torch's default OneCycleLR": (GREY, "-", 4)}
-    cycles |= {"with annihilation": (COLOURS["test"], "--", -6), "without annihilation": (COLOURS["lr"], "-", 0)}
+    steps, low = epochs * steps_per_epoch, schedule.lr_min / 1e4
+    cycles = {  # colour, line, where it ends, where its label stands
+        "torch's default OneCycleLR": (GREY, "-", None, "bottom" if schedule.lr_max / 25e4 > low else "top"),
+        "with annihilation": (COLOURS["test"], "--", low, "top" if schedule.lr_max / 25e4 > low else "bottom"),
+        "without annihilation": (COLOURS["lr"], "-", None, "center"),
+    }
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
-    for name, (colour, dashes, dy) in cycles.items():
-        optimizer, lr_end = SGD([torch.zeros(1)], momentum=0.9), None if dy == 0 else schedule.lr_min / 1e4
+    for name, (colour, dashes, lr_end, side) in cycles.items():
+        optimizer = SGD([torch.zeros(1)], momentum=0.9)
         if name.startswith("torch"):
             scheduler = OneCycleLR(optimizer, schedule.lr_max, steps)
         else:
@@ -119,7 +123,7 @@ def plot_annihilation(schedule: OneCycle, epochs: int, steps_per_epoch: int) -> 
         for ax in axes:
             ax.plot(np.arange(1, steps + 1) / steps_per_epoch, lrs, dashes, color=ink(colour))
             ax.set(xlabel="epoch", xlim=(0, epochs))
-        style = {"xycoords": ("axes fraction", "data"), "va": {0: "center", 4: "bottom", -6: "top"}[dy]}
+        style, dy = {"xycoords": ("axes fraction", "data"), "va": side}, {"bottom": 6, "center": 0, "top": -6}[side]
         write(axes[1], f"{name}\nends at {lrs[-1]:.2g}", (1.02, lrs[-1]), 0, dy, **style, color=ink(colour))
     axes[0].set(ylabel="learning rate", title="linear scale")
     axes[1].set(yscale="log", title="the same on a logarithmic scale")
@@ -159,8 +163,9 @@ def plot_plateau(plateau: Plateau, values: Sequence[float]) -> Figure:
     return label(figure, title, f"ReduceLROnPlateau, mode {plateau.mode}, patience {plateau.patience}")
 
 
-def plot_normalised_together(images: int = 4, channels: int = 6) -> Figure:
+def plot_normalised_together() -> Figure:
     """Which values (cubes) share a mean and a variance in three normalisations, after Wu & He (2018, figure 2)."""
+    images, channels = 4, 6
     channel, image, _ = np.indices((channels, images, 4))
     norms = {
         "BatchNorm:\neach channel, over all images": channel,
@@ -197,21 +202,21 @@ def plot_softmax_twice() -> Figure:
     return label(figure, f"After two softmaxes the loss cannot fall below {losses.min():.3f}")
 
 
-def plot_lr_contest(points: Sequence[tuple[float, float]]) -> Figure:
+def plot_lr_contest(points: Sequence[tuple[float, float]], error: float) -> Figure:
     """Validation accuracy (%) against LRMAX: a dot per training, (LRMAX, accuracy), and each LRMAX's mean.
 
-    The bars reach one sample standard deviation to either side, where an LRMAX was trained with several seeds.
+    The bars reach one standard error of a training, `error`, to either side. Within two of a difference none is better.
     """
     lrs, colour = sorted({lr for lr, _ in points}), ink(COLOURS["val"])
     groups = [[accuracy for other, accuracy in points if other == lr] for lr in lrs]
-    means, spreads = (
-        [np.mean(group) for group in groups],
-        [np.std(group, ddof=1) if group[1:] else 0 for group in groups],
-    )
+    means, errors = np.array([np.mean(group) for group in groups]), error / np.sqrt([len(group) for group in groups])
     figure, ax = plt.subplots(figsize=(7, 3.6))
     ax.plot(*zip(*points, strict=True), "o", color=colour, markersize=4, alpha=0.4)
-    ax.errorbar(lrs, means, yerr=spreads, fmt="o-", color=colour, linewidth=1, capsize=3)
+    ax.errorbar(lrs, means, yerr=errors, fmt="o-", color=colour, linewidth=1, capsize=3)
     ax.set(xscale="log", xlabel="LRMAX", ylabel="validation accuracy (%)")
     ax.set_xticks(lrs, [f"{lr:g}" for lr in lrs])
     ax.set_xticks([], minor=True)
-    return label(figure, f"LRMAX {lrs[np.argmax(means)]:g} trains best: {max(means):.2f} % of the held-out images")
+    behind = (means.max() - means) / np.hypot(errors, errors[means.argmax()])  # in standard errors of the difference
+    leaders = [f"{lr:g}" for lr in np.array(lrs)[behind <= 2]]
+    chance = ", too close to rank" if len(leaders) > 1 else f": {means.max():.2f} % of the held-out images"
+    return label(figure, f"LRMAX {' and '.join(leaders)} trained best{chance}")

@@ -1,4 +1,4 @@
-"""The course's figures. A title says what is seen, computed from the run; the run itself stands below it all."""
+"""Figures of runs, range tests and data. A title says what is seen, computed from the run, which stands below it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +55,7 @@ def plot_range_test(result: RangeTest) -> Figure:
         text = f"steepest slope {result.steepest:.2g}\n(torch-lr-finder)"
         free = {"facecolor": ax.get_facecolor(), "edgecolor": "none", "pad": 1}  # no curve strikes it through
         write(ax, text, (result.steepest, loss), 8, 8, fontsize=8, color=ink(COLOURS["test"]), bbox=free)
-    title = f"The loss falls between the learning rates {result.lr_min:g} and {result.lr_max:g}"
+    title = f"The first fall of the loss: from learning rate {result.lr_min:g} to {result.lr_max:g}"
     below = f"{result.title} · {result.ended} · {result.provenance}"
     short = any(" steps instead of " in note for note in result.notes)
     return label(figure, title, below, demo_mark(result.settings["data"].get("name", ""), result.notes, short))
@@ -180,9 +180,9 @@ def plot_class_accuracy(run: Run) -> Figure:
     ax.axvline(overall, color=ink(GREY), linestyle="--", linewidth=1)
     style = {"xycoords": ("data", "axes fraction"), "ha": "center", "color": ink(GREY)}
     write(ax, f"all {overall:.2f}", (overall, 1), 0, 4, **style)
-    a, b = order[::-1][:2]
-    title = f"{names[a]} and {names[b]} are hardest: {accuracy[a]:.1f} and {accuracy[b]:.1f} % correct"
-    return label_run(figure, run, title[0].upper() + title[1:])
+    hardest = [k for k in order[::-1] if accuracy[k] - error[k] <= (accuracy + error)[order[-1]]]  # their lines overlap
+    listed = " and ".join(names[k] for k in hardest[:3]) + (" are" if hardest[1:] else " is")
+    return label_run(figure, run, f"{listed} hardest: {accuracy[hardest].mean():.1f} % correct")
 
 
 def plot_confusion_matrix(run: Run) -> Figure:
@@ -202,8 +202,8 @@ def plot_confusion_matrix(run: Run) -> Figure:
     ax.tick_params(labelsize=10 if few else 8, grid_alpha=0)
     ax.tick_params(axis="y", labelrotation=0)
     ax.set(xlabel="predicted class", ylabel="actual class")
-    actual, predicted = np.unravel_index(wrong.argmax(), wrong.shape)
-    title = f"Most often {names[actual]} is taken for {names[predicted]}: {wrong.max():,} images"
+    a, b = np.unravel_index((wrong + wrong.T).argmax(), wrong.shape)  # in both directions: one may lead by chance
+    title = f"{names[a]} and {names[b]} are confused most: {wrong[a, b]:,} and {wrong[b, a]:,} images"
     return label_run(figure, run, title if wrong.any() else "Every test image is classified correctly")
 
 

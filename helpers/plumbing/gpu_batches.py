@@ -20,17 +20,14 @@ from helpers.plumbing import distributed
 Draw = Callable[[], Tensor]  # a number within [0, 1) for each image, (N,)
 
 
-def pad_if_needed(images: Tensor, draw: Draw, *, min_height: int, min_width: int, border_mode: str, fill=0) -> Tensor:
+def pad_if_needed(images: Tensor, draw: Draw, *, min_height: int, min_width: int, border_mode: str) -> Tensor:
     height, width = (
         max(0, least - size) for least, size in zip((min_height, min_width), images.shape[2:], strict=True)
     )
     sides = (width // 2, width - width // 2, height // 2, height - height // 2)
-    if border_mode == "BORDER_REFLECT_101":
-        return F.pad(images, sides, mode="reflect")
-    if border_mode != "BORDER_CONSTANT":
+    if border_mode != "BORDER_REFLECT_101":
         raise ValueError(border_mode)
-    fill = _colour(fill, images.device)
-    return F.pad(images - fill, sides) + fill
+    return F.pad(images, sides, mode="reflect")
 
 
 def random_crop(images: Tensor, draw: Draw, *, height: int, width: int) -> Tensor:
@@ -103,13 +100,6 @@ def hue_saturation_value(
     return value[:, None] * (1 - saturation[:, None] * ramp)
 
 
-def random_brightness_contrast(images: Tensor, draw: Draw, *, brightness_limit=0.2, contrast_limit=0.2) -> Tensor:
-    contrast, brightness = (
-        _uniform(draw(), limit)[:, None, None, None] for limit in (contrast_limit, brightness_limit)
-    )
-    return (images * (1 + contrast) + 255 * brightness).clamp(0, 255)
-
-
 @functools.cache  # a copy from the host waits for all that the GPU still has to do, and every step would make one
 def _colour(fill: float | tuple, device: torch.device) -> Tensor:
     return torch.tensor(fill, dtype=torch.float32, device=device).expand(3).view(3, 1, 1)
@@ -132,7 +122,6 @@ TRANSFORMS = {
     "CoarseDropout": (coarse_dropout, 0.5),
     "Rotate": (rotate, 0.5),
     "HueSaturationValue": (hue_saturation_value, 0.5),
-    "RandomBrightnessContrast": (random_brightness_contrast, 0.5),
 }
 
 
