@@ -71,12 +71,12 @@ WRONG = {
         ("image[:, :, 0]", "an array of 3 dimensions is asked for"),
     ),
     "layer_parameters": (
-        ("9 * 64 * 128 + 2 * 9 * 128 * 128", "two numbers for each channel"),
-        ("9 * 64 * 128 + 2 * 9 * 128 * 128 + 3 * 128", "*and* a shift"),
-        ("9 * 64 * 128 + 2 * 9 * 128 * 128 + 9 * 128", "bias"),
-        ("9 * 64 * 128 + 9 * 128 * 128 + 4 * 128", "two convolutions"),
-        ("2 * (9 * 128 * 128 + 2 * 128)", "R alone"),
-        ("369_409", "1 of 1 values are not right"),
+        ("9 * 32 * 64 + 2 * 9 * 64 * 64", "two numbers for each channel"),
+        ("9 * 32 * 64 + 2 * 9 * 64 * 64 + 3 * 64", "*and* a shift"),
+        ("9 * 32 * 64 + 2 * 9 * 64 * 64 + 9 * 64", "bias"),
+        ("9 * 32 * 64 + 9 * 64 * 64 + 4 * 64", "two convolutions"),
+        ("2 * (9 * 64 * 64 + 2 * 64)", "R alone"),
+        ("92_545", "1 of 1 values are not right"),
     ),
     "residual_output": (
         ("block(relu(norm(pool(conv(x)))))", "R(X) alone"),
@@ -290,7 +290,7 @@ def test_typed_numbers_are_accepted_to_a_thousandth_and_whole_numbers_exactly(ca
         ("smoothing_floor", 0.5),
         ("class_accuracy", [0.8, 0.8, 0.667]),
         ("precision", [0.533, 0.727, 0.87]),
-        ("layer_parameters", 369_408),
+        ("layer_parameters", 92_544),
     ):
         exercises.check(name, answer)
         assert capsys.readouterr().out == f"✅ {name}: right\n"

@@ -146,15 +146,15 @@ def cutout():
            np.where(((rows < 2 * half) & across)[..., None], mean, image))
 
 def layer_parameters():
-    layer = ResidualLayer(64, 128)
+    layer = ResidualLayer(32, 64)
     weights = sum(p.numel() for p in layer.parameters() if p.ndim == 4)
     yield sum(p.numel() for p in layer.parameters())
-    yield "Three convolutions, 64 to 128 and twice 128 to 128, each followed by a BatchNorm."
+    yield "Three convolutions, 32 to 64 and twice 64 to 64, each followed by a BatchNorm."
     yield "those are the convolutions; BatchNorm learns two numbers for each channel.", weights
-    yield "BatchNorm learns a scale *and* a shift for each channel.", weights + 3 * 128
-    yield "a bias was counted for each convolution; these have none.", weights + 9 * 128
-    yield "R holds two convolutions, not one.", 9 * 64 * 128 + 9 * 128 * 128 + 4 * 128
-    yield "those are the parameters of R alone; the layer also makes X.", 2 * (9 * 128 * 128 + 2 * 128)
+    yield "BatchNorm learns a scale *and* a shift for each channel.", weights + 3 * 64
+    yield "a bias was counted for each convolution; these have none.", weights + 9 * 64
+    yield "R holds two convolutions, not one.", 9 * 32 * 64 + 9 * 64 * 64 + 4 * 64
+    yield "those are the parameters of R alone; the layer also makes X.", 2 * (9 * 64 * 64 + 2 * 64)
 
 def residual_output():
     torch.manual_seed(0)
