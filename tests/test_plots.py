@@ -243,7 +243,7 @@ def test_network_is_drawn_with_the_parameters_it_has(name):
     assert [bar.get_height() for bar in figure.axes[1].patches] == [0, *counts]
     written = texts(figure)
     assert f"{sum(counts):,} parameters" in written and "128×16×16" in written and "512×4×4" in written
-    residual = {"custom_resnet": ("X + R(X)", 2), "resnet18": ("2 residual blocks", 4)}
+    residual = {"custom_resnet": ("X + R(X)", 2), "resnet18": ("2 blocks", 4)}
     assert written.count(residual[name][0]) == residual[name][1]
 
 

@@ -48,7 +48,7 @@ def plot_network(model_name: str) -> Figure:
         write(top, name, (k + dx / 2, y + dy), 0, 5, ha="center", fontweight="bold")
         write(top, "×".join(map(str, (channels, *sides) if y > 0.1 else [channels])), (k, -y), 0, -13, ha="center")
         if residual := sum(isinstance(module, ResidualLayer | BasicBlock) for module in blocks[name].modules()):
-            text = f"{residual} residual blocks" if residual > 1 else "X + R(X)"
+            text = f"{residual} blocks" if residual > 1 else "X + R(X)"
             write(top, text, (k, -y), 0, -26, ha="center", color=ink(COLOURS["test"]))
         if k:
             write(top, "→", (k - 0.5, 0), ha="center", va="center", fontsize=16)
