@@ -317,7 +317,7 @@ def test_fast_is_short_narrow_and_otherwise_the_recipe(recipe):
     assert [name for name, _ in quick.augmentation] == [name for name, _ in recipe.augmentation]
     assert quick.validation_images < recipes.FAST_LIMIT / 2
     steps = quick.epochs * (recipes.FAST_LIMIT - quick.validation_images) / quick.batch_size
-    assert 100 < steps <= 650 and quick.width <= 16
+    assert 100 < steps <= 500 and quick.width <= 16
 
 
 @EVERY_RECIPE
