@@ -11,8 +11,6 @@
 #   python -m pytest --nbval-lax --nbval-current-env notebooks/     with COURSE_FAST=1 and COURSE_DATA=synthetic set
 
 PYTHON ?= python3
-DATA ?= cifar10
-RUNS ?= runs
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 FAST := COURSE_FAST=1 COURSE_DATA=synthetic
 UV := $(shell command -v uv)
@@ -23,9 +21,7 @@ AGAIN := $(if $(UV),--reinstall,--force-reinstall)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 CPU := $(if $(UV),--torch-backend=cpu,--extra-index-url $(CPU_INDEX))
 
-PARTS := lint format page unit notebooks
-
-.PHONY: run test test-all $(PARTS) nbval-first nbval-longest nbval-others reproduce site
+.PHONY: run
 .DELETE_ON_ERROR:
 
 # Made once, and again when the requirements change. On Linux without an NVIDIA GPU PyTorch comes without CUDA, if its
@@ -55,6 +51,12 @@ run: .venv/installed
 	@echo "Executed notebooks: runs/fast/notebooks/"
 	@echo "Run folders with logs and plots: $$(ls -d runs/fast/*-seed*/ | tr '\n' ' ')"
 	@echo "All of it is synthetic and shortened: it shows that everything works, not what the networks reach."
+
+DATA ?= cifar10
+RUNS ?= runs
+PARTS := lint format page unit notebooks
+
+.PHONY: test test-all $(PARTS) nbval-first nbval-longest nbval-others reproduce site
 
 # Every part runs, even when an earlier one failed.
 test test-all: .venv/installed

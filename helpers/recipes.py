@@ -360,7 +360,7 @@ def get_recipe(name: str, *, fast: bool = False) -> Recipe:
     if not fast:
         return recipe
     own = FAST.get(recipe.model, FAST["custom_resnet"])  # of an added network or schedule, what fits
-    values = {key: value for key, value in own.items() if key in as_dict(recipe)}
+    values = {key: own[key] for key in own.keys() & as_dict(recipe)}
     recipe = with_epochs(recipe, values.pop("epochs"))
     values["validation_images"] = min(recipe.validation_images, FAST_LIMIT // 16)
     small = {"hole_height_range": (FAST_HOLE, FAST_HOLE), "hole_width_range": (FAST_HOLE, FAST_HOLE)}

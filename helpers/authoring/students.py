@@ -47,7 +47,6 @@ def make_edition(out: Path, repository: str, root: Path = REPOSITORY) -> None:
     for path in filter(Path.exists, (root / name for name in FILES)):
         shutil.copyfile(path, out / path.name)
     makefile = re.sub(r"\A(#.*\n)(#.*\n)*", r"\1", (root / "Makefile").read_text(encoding="utf-8"))
-    makefile = re.sub(r"(?m)^(PARTS|DATA|RUNS) .*\n", "", re.sub(r"(?m)^\.PHONY:.*", ".PHONY: run", makefile))
     write_text(out / "Makefile", re.sub(r"(?ms)^(run:.*?\n)\n.*", r"\1", makefile))  # without what comes after it
     if not (out / "README.md").exists():
         links = "\n".join(f"- [{path.stem}](notebooks/{path.name})" for path in notebooks)

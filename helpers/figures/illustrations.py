@@ -102,14 +102,14 @@ def plot_triangular(lr_min: float, lr_max: float, step_size: int, cycles: int = 
 
 def plot_annihilation(schedule: OneCycle, epochs: int, steps_per_epoch: int) -> Figure:
     """One cycle that ends at LRMIN, one that goes 10,000 times lower, and torch's OneCycleLR, which does so as well."""
-    steps, low = epochs * steps_per_epoch, schedule.lr_min / 1e4
-    cycles = {  # colour, line, where it ends, where its label stands
-        "torch's default OneCycleLR": (GREY, "-", None, "bottom" if schedule.lr_max / 25e4 > low else "top"),
-        "with annihilation": (COLOURS["test"], "--", low, "top" if schedule.lr_max / 25e4 > low else "bottom"),
-        "without annihilation": (COLOURS["lr"], "-", None, "center"),
+    steps, ends = epochs * steps_per_epoch, {}
+    cycles = {  # colour, line, where it ends
+        "torch's default OneCycleLR": (GREY, "-", None),
+        "with annihilation": (COLOURS["test"], "--", schedule.lr_min / 1e4),
+        "without annihilation": (COLOURS["lr"], "-", None),
     }
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
-    for name, (colour, dashes, lr_end, side) in cycles.items():
+    for name, (colour, dashes, lr_end) in cycles.items():
         optimizer = SGD([torch.zeros(1)], momentum=0.9)
         if name.startswith("torch"):
             scheduler = OneCycleLR(optimizer, schedule.lr_max, steps)
@@ -123,8 +123,11 @@ def plot_annihilation(schedule: OneCycle, epochs: int, steps_per_epoch: int) -> 
         for ax in axes:
             ax.plot(np.arange(1, steps + 1) / steps_per_epoch, lrs, dashes, color=ink(colour))
             ax.set(xlabel="epoch", xlim=(0, epochs))
-        style, dy = {"xycoords": ("axes fraction", "data"), "va": side}, {"bottom": 6, "center": 0, "top": -6}[side]
-        write(axes[1], f"{name}\nends at {lrs[-1]:.2g}", (1.02, lrs[-1]), 0, dy, **style, color=ink(colour))
+        ends[name] = lrs[-1]
+    sides = (("top", -6), ("bottom", 6), ("center", 0))  # the two lowest ends are close: their labels stand apart
+    for (name, end), (side, dy) in zip(sorted(ends.items(), key=lambda item: item[1]), sides, strict=True):
+        style = {"xycoords": ("axes fraction", "data"), "va": side, "color": ink(cycles[name][0])}
+        write(axes[1], f"{name}\nends at {end:.2g}", (1.02, end), 0, dy, **style)
     axes[0].set(ylabel="learning rate", title="linear scale")
     axes[1].set(yscale="log", title="the same on a logarithmic scale")
     return label(figure, f"Without annihilation the cycle ends where it began, at LRMIN {schedule.lr_min:g}")
