@@ -100,7 +100,7 @@ def test_lr_find_writes_its_curve(images, tmp_path):
     assert f"Train with it: python -m helpers train custom_resnet {' '.join(here)} {found}\n" in done.stdout
     assert "LRMIN" in done.stdout and "synthetic pictures" in done.stdout
     folder = tmp_path / "custom_resnet-synthetic-seed0-lr-find"
-    assert {path.name for path in folder.iterdir()} == {".lock", "lr_find.json", "lr_find.png"}
+    assert {path.name for path in folder.iterdir()} == {".lock", ".lock-owner", "lr_find.json", "lr_find.png"}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["lr-find", "--help"]])
