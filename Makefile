@@ -1,5 +1,5 @@
 # make run        execute all notebooks in order, in fast mode on synthetic pictures
-# make test       linter, README against results/, unit tests, notebooks under nbval: all of them, then which failed
+# make test       linter, pages and figures against results/, unit tests, notebooks under nbval; then which failed
 # make test-all   the same with the slow tests; make lint, format, page, unit, notebooks: one part
 # make reproduce  train every recipe at full length, then report: make reproduce DATA=cifar10
 # make site       pages and notebooks as a site, with search: needs Node.js, no Python
@@ -65,7 +65,8 @@ test test-all: .venv/installed
 	done; \
 	if [ "$$failed" ]; then echo "Failed:$$failed"; exit 1; fi; echo "Passed: $(PARTS)"
 
-test: TESTS = not slow
+TESTS := not slow
+test-all: TESTS :=
 
 lint: .venv/installed
 	.venv/bin/ruff check .

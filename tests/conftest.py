@@ -25,6 +25,16 @@ def write_folder(folder: Path, splits: dict[str, dict[str, list[np.ndarray]]], p
     return folder
 
 
+def random_folder(folder: Path, train: int, test: int) -> Path:
+    """A folder of cats and dogs, so many of each in train/ and in test/, all of random pixels."""
+    images = iter(random_images(2 * (train + test)))
+    splits = {
+        part: {name: [next(images) for _ in range(count)] for name in ("cat", "dog")}
+        for part, count in (("train", train), ("test", test))
+    }
+    return write_folder(folder, splits)
+
+
 @pytest.fixture
 def pictures() -> dict[str, dict[str, list[np.ndarray]]]:
     """Two classes, five training and two test images each; the test images are other ones."""

@@ -7,7 +7,7 @@ from conftest import random_images
 
 from helpers.augmentation import ThreePointAffine, augment, compose, denormalise, normalise
 from helpers.data import Split
-from helpers.loaders import Batches, BatchOrder, make_loader
+from helpers.loaders import BatchOrder, make_loader
 from helpers.plumbing.errors import CourseError
 from helpers.recipes import RECIPES
 
@@ -16,7 +16,6 @@ STD = np.array([0.2470, 0.2435, 0.2616])
 FILL = (125, 123, 114)  # 255 * MEAN = 125.3, 122.96, 113.9
 AUGMENTATION = RECIPES["custom_resnet"].augmentation
 CROPPED = ("custom_resnet", "published_s9_onecycle_adam")
-WITH_CUTOUT = [name for name, recipe in RECIPES.items() if "CoarseDropout" in dict(recipe.augmentation)]
 
 # An image whose pixels tell where they were: 3 * row, 3 * column, and a blue that no fill has.
 ROWS, COLUMNS = np.mgrid[:32, :32]
@@ -64,21 +63,6 @@ def test_crops_have_all_81_offsets_about_equally_often(recipe):
     assert chi_square(counts) < five_sigma_chi_square(81)
 
 
-@pytest.mark.parametrize(("recipe", "p"), [("custom_resnet", 0.5), ("published_s9_onecycle_adam", 0.2)])
-def test_share_of_flipped_images(recipe, p):
-    flips = draws(recipe)[2]
-    assert abs(flips.mean() - p) < 5 * np.sqrt(p * (1 - p) / len(flips))
-
-
-@pytest.mark.parametrize("recipe", CROPPED)
-def test_outside_the_hole_the_image_is_numpys_pad_crop_and_flip(recipe):
-    images, offsets, flips = draws(recipe)
-    for image, (y, x), flip in zip(images, offsets, flips, strict=True):
-        other = (image != expected_crops()[int(y), int(x), bool(flip)]).any(axis=-1)
-        assert other.sum() <= 64
-        assert (image[other] == FILL).all()
-
-
 def holes(images: np.ndarray, originals: np.ndarray, size=8) -> np.ndarray:
     """(row, column) of each image's hole, checked to be one filled square of this size."""
     corners = []
@@ -90,29 +74,6 @@ def holes(images: np.ndarray, originals: np.ndarray, size=8) -> np.ndarray:
         assert (image[changed] == FILL).all()
         corners.append((row, column))
     return np.array(corners)
-
-
-CUTOUT = {
-    "custom_resnet": (8, 1.0),
-    "resnet18_batchnorm": (16, 1.0),
-    "resnet18_layernorm": (16, 1.0),
-    "published_s9_onecycle_adam": (8, 0.5),
-}
-
-
-@pytest.mark.parametrize("recipe", WITH_CUTOUT)
-def test_cutout_is_one_mean_filled_hole_of_the_recipes_size_and_share_anywhere_inside(recipe):
-    size, p = CUTOUT[recipe]
-    pipeline = compose((("CoarseDropout", dict(RECIPES[recipe].augmentation)["CoarseDropout"]),), MEAN)
-    images = augment(np.stack([MAP] * 2500), pipeline, 0)
-    images = images[(images != MAP).any(axis=(1, 2, 3))]
-    assert abs(len(images) / 2500 - p) <= 5 * np.sqrt(p * (1 - p) / 2500)
-    corners = holes(images, np.stack([MAP] * len(images)), size)
-    places = 33 - size  # the whole image, and never beyond it
-    for axis in (0, 1):
-        counts = np.bincount(corners[:, axis])
-        assert len(counts) == places
-        assert chi_square(counts) < five_sigma_chi_square(places)
 
 
 def test_crop_flip_and_hole_are_drawn_independently():
@@ -182,19 +143,6 @@ def test_augment_ignores_and_leaves_the_global_seeds():
     np.random.seed(0)
     assert np.random.random() == after
     np.testing.assert_array_equal(augment(images, pipeline, 0), first)
-
-
-def test_augment_leaves_its_input_and_its_type():
-    images = random_images(8)
-    before = images.copy()
-    after = augment(images, compose(AUGMENTATION, MEAN), 0)
-    np.testing.assert_array_equal(images, before)
-    assert (after.shape, after.dtype) == (images.shape, np.uint8)
-
-
-def test_images_of_a_batch_are_drawn_each_on_its_own():
-    images = augment(np.stack([MAP] * 32), compose(AUGMENTATION, MEAN), 0)
-    assert len(np.unique(images.reshape(32, -1), axis=0)) == 32  # of 81 * 2 * 625 possible ones
 
 
 # --- mistakes in a recipe's list
@@ -291,11 +239,6 @@ def test_labels_stay_with_their_images():
         np.testing.assert_array_equal(denormalise(images, MEAN, STD), split.images[labels.numpy()])
 
 
-def test_batches_are_in_channels_last_memory():
-    images, _ = epoch(make_loader(numbered(8), MEAN, STD, 8, augmentation=AUGMENTATION, seed=0))[0]
-    assert images.is_contiguous(memory_format=torch.channels_last)
-
-
 def order(seed: int | None, number: int = 0) -> list[int]:
     sampler = BatchOrder(100, 32, seed)
     sampler.epoch = number
@@ -312,15 +255,6 @@ def test_with_a_seed_order_is_shuffled_by_seed_and_epoch():
     for i, one in enumerate(orders):
         for other in [list(range(100)), *orders[:i]]:
             assert sum(a == b for a, b in zip(one, other, strict=True)) < 10  # 1 expected by chance
-
-
-def test_every_batch_has_a_seed_of_its_own():
-    seeds = []
-    for number in range(3):
-        sampler = BatchOrder(100, 10, 7)
-        sampler.epoch = number
-        seeds += [seed for _, seed in sampler]
-    assert len(set(seeds)) == 30
 
 
 @pytest.fixture
@@ -351,10 +285,3 @@ def test_two_workers_draw_what_none_draw_and_differ_from_each_other(loader):
         assert same(batches, epoch(loader, number))
         assert not torch.equal(batches[0][0], batches[1][0])  # the first of each worker
     assert batches[0][0].is_contiguous(memory_format=torch.channels_last)
-
-
-def test_without_augmentation_images_are_only_normalised():
-    split = numbered(10)
-    images, labels = Batches(split, MEAN, STD)[np.array([7, 2]), (0,)]
-    assert torch.equal(images, normalise(split.images[[7, 2]], MEAN, STD))
-    assert labels.tolist() == [7, 2]

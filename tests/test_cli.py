@@ -2,10 +2,10 @@ import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from PIL import Image
+from conftest import random_folder
 
+from helpers import cli
 from helpers.settings import REPOSITORY
 
 
@@ -22,15 +22,7 @@ def helpers(*arguments, **environment):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """A folder of two classes with six images in train and three in test."""
-    folder, rng = tmp_path_factory.mktemp("data") / "shapes", np.random.default_rng(0)
-    for part, count in (("train", 6), ("test", 3)):
-        for name in ("circle", "square"):
-            (folder / part / name).mkdir(parents=True)
-            for k in range(count):
-                pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / part / name / f"{k}.png")
-    return folder
+    return random_folder(tmp_path_factory.mktemp("data") / "shapes", train=6, test=3)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +31,6 @@ def images(tmp_path_factory):
         (["custom_resnt"], "There is no recipe 'custom_resnt'; did you mean custom_resnet"),
         (["custom_resnet", "--data", "nowhere"], "There is no data folder nowhere"),
         (["custom_resnet", "--epochs", "0"], "--epochs has to be a whole number of 1 or more, not 0"),
-        (["custom_resnet", "--epochs", "-3"], "--epochs has to be a whole number of 1 or more, not -3"),
         (["custom_resnet", "--epochs", "2.5"], "--epochs has to be a whole number of 1 or more, not 2.5"),
         (["custom_resnet", "--limit", "0"], "--limit has to be a whole number of 1 or more, not 0"),
         (["custom_resnet", "--seed", "-1"], "--seed has to be a whole number of 0 or more, not -1"),
@@ -49,10 +40,7 @@ def images(tmp_path_factory):
         (["custom_resnet", "--data", "~no-such-user/x"], "cannot be a folder"),
         (["custom_resnet", "--runs", ""], "--runs has to name a folder"),
         (["custom_resnet", "--set", "lr_max=1e400"], "lr_max should be a finite number, not inf"),
-        (["custom_resnet", "--set", "peak_epoch=25"], "peak_epoch has to lie before the last epoch, 24, not at 25"),
-        (["custom_resnet", "--set", "lr_min=0.5"], "lr_min has to be below lr_max, not 0.5"),
         (["custom_resnet", "--set", "lr_mx=0.5"], "no value 'lr_mx'; did you mean lr_max"),
-        (["custom_resnet", "--set", "lr_max=fast"], "lr_max should be a valid number, not 'fast'"),
         (["custom_resnet", "--set", "lr_max"], "--set takes name=value"),
         (
             ["custom_resnet", "--set", "optimizer=Adm"],
@@ -62,36 +50,20 @@ def images(tmp_path_factory):
         (["custom_resnet", "--data", "IMAGES", "--set", "batch_size=4", "--runs", "FILE"], "cannot be made"),
     ],
 )
-def test_bad_input_gets_one_sentence_and_leaves_nothing(arguments, sentence, images, tmp_path):
+def test_bad_input_gets_one_sentence_and_leaves_nothing(arguments, sentence, images, tmp_path, capsys):
     (tmp_path / "file").touch()
     words = {"IMAGES": images, "FILE": tmp_path / "file" / "runs"}
     arguments = [words.get(argument, argument) for argument in arguments]
     if "--runs" not in arguments:
         arguments += ["--runs", tmp_path / "runs"]
-    done = helpers("train", *arguments)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("Error: ") and sentence in done.stderr and done.stderr.count("\n") == 1
+    assert cli.main(["train", *map(str, arguments)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ") and sentence in error and error.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
 @pytest.mark.slow
-def test_train_trains_then_loads_then_refuses_another_configuration(images, tmp_path):
-    command = ["train", "custom_resnet", "--data", images, "--runs", tmp_path, "--set", "batch_size=4", "--epochs", "2"]
-    first = helpers(*command)
-    assert first.returncode == 0, first.stderr
-    folder = tmp_path / "custom_resnet-shapes-seed0"
-    assert "EPOCH: 2" in first.stdout and "Test set: Average loss:" in first.stdout and str(folder) in first.stdout
-    assert {"curves.png", "lr.png", "class_accuracy.png", "confusion_matrix.png"} <= {p.name for p in folder.iterdir()}
-    before = (folder / "last.pt").read_bytes()
-    again = helpers(*command)
-    assert again.returncode == 0 and "finished before" in again.stdout
-    other = helpers(*command, "--set", "lr_max=0.25")
-    assert other.returncode == 2 and "lr_max: 0.2 there, 0.25 asked for" in other.stderr
-    assert (folder / "last.pt").read_bytes() == before
-
-
-@pytest.mark.slow
-def test_lr_find_writes_its_curve(images, tmp_path):
+def test_lr_find_writes_its_curve(tmp_path):
     here = ["--data=synthetic", f"--runs={tmp_path}", "--fast"]
     done = helpers("lr-find", "custom_resnet", *here, "--set", "label_smoothing=0.2", "lr_max=0.5")
     assert done.returncode == 0, done.stderr
@@ -112,13 +84,16 @@ def test_help_names_commands_and_recipes(arguments):
 
 
 def test_help_does_not_wait_for_torch():
-    script = "import sys, helpers.cli; helpers.cli.build_parser(); sys.exit('torch' in sys.modules)"
+    heavy = "{'torch', 'numpy', 'albumentations', 'matplotlib'} & sys.modules.keys()"
+    script = f"import sys, helpers.cli; helpers.cli.build_parser(); sys.exit(bool({heavy}))"
     assert subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, timeout=60).returncode == 0
 
 
 def test_settings_come_from_the_environment(tmp_path):
     done = helpers("train", "custom_resnet", COURSE_DATA=str(tmp_path / "nothing"))
     assert done.returncode == 2 and f"There is no data folder {tmp_path / 'nothing'}" in done.stderr
+    done = helpers("train", "custom_resnet", COURSE_RUNS="~no-such-user/x")
+    assert done.returncode == 2 and "cannot be a folder" in done.stderr
 
 
 def test_a_mistake_in_the_recipes_is_one_sentence(course):

@@ -97,14 +97,6 @@ def test_archive_put_there_by_hand_loads_without_network(official):
     np.testing.assert_allclose(data.mean, (images[:20] / 255).mean(axis=(0, 1, 2)), rtol=1e-12)
 
 
-def test_archive_is_read_once_and_then_not_needed(official, monkeypatch):
-    path = place(official[0])
-    first = load_data("cifar10")
-    path.unlink()
-    monkeypatch.setattr(CIFAR10, "__init__", None)
-    assert_same_data(load_data("cifar10"), first)
-
-
 def test_only_archive_and_cache_are_left_and_the_cache_saves_the_download(official, net):
     net[image_sources.BAIDU.format("cifar-10-python.tar.gz")] = official[0]  # the last of the hosts
     first = load_data("CIFAR10")

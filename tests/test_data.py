@@ -55,21 +55,6 @@ def test_folder_holds_exactly_its_pictures_with_labels_in_sorted_class_order(ima
     assert data.notes == ()
 
 
-def test_statistics_are_those_of_the_training_images_only(image_folder, pictures):
-    pixels = np.concatenate([np.stack(images) for images in pictures["train"].values()]) / 255
-    data = load_data(str(image_folder))
-    np.testing.assert_allclose(data.mean, pixels.mean(axis=(0, 1, 2)), rtol=1e-12)
-    np.testing.assert_allclose(data.std, pixels.std(axis=(0, 1, 2)), rtol=1e-12)
-
-
-def test_describe_is_json_and_counts_the_images(image_folder):
-    data = load_data(str(image_folder))
-    description = data.describe()
-    assert (description["train_images"], description["test_images"]) == (10, 4)
-    assert description["classes"] == ["cat", "dog"]
-    assert description["mean"] == pytest.approx(list(data.mean), abs=5e-7)
-
-
 def test_other_sizes_are_cropped_in_the_middle_resized_and_counted(image_folder):
     wide = np.zeros((64, 128, 3), np.uint8)
     wide[:, 32:96] = (200, 30, 90)  # the middle square
@@ -162,13 +147,6 @@ def test_second_load_does_not_decode_wherever_the_folder_lies_then(image_folder,
     image_folder.rename(tmp_path / "elsewhere" / "pets")
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert_same_data(load_data("pets"), first)
-
-
-def test_resize_note_survives_the_cache(image_folder, request):
-    Image.new("RGB", (8, 8)).save(image_folder / "train" / "cat" / "small.png")
-    first = load_data(str(image_folder))
-    request.getfixturevalue("no_decoding")
-    assert load_data(str(image_folder)).notes == first.notes != ()
 
 
 def test_cache_is_rebuilt_when_a_file_is_added_or_removed(image_folder):
@@ -267,23 +245,6 @@ def test_read_only_file_system_still_loads(image_folder, monkeypatch, capsys):
     assert "Read-only file system" in capsys.readouterr().err
 
 
-def test_what_a_killed_process_left_of_a_cache_is_removed(image_folder):
-    (image_folder / ".images-32x32.npz.tmp").write_bytes(b"half")
-    load_data(str(image_folder))
-    assert leftovers(image_folder) == [".images-32x32.npz"]
-
-
-def test_interrupted_caching_leaves_nothing(image_folder, monkeypatch):
-    def interrupt(file, **arrays):
-        file.write(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(np, "savez", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        load_data(str(image_folder))
-    assert leftovers(image_folder) == []
-
-
 # --- statistics
 
 
@@ -341,13 +302,6 @@ def test_split_is_drawn_by_its_seed():
     first, again, other = (stratified_split(labels, 100, seed)[0] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert len(np.intersect1d(first, other)) < 30  # 10 expected by chance
-
-
-def test_split_draws_every_image_equally_often():
-    labels = np.repeat([0, 1], 10)
-    counts = sum(np.bincount(stratified_split(labels, 10, seed)[0], minlength=20) for seed in range(400))
-    assert counts.sum() == 4000
-    assert abs(counts - 200).max() < 50  # five standard deviations
 
 
 # --- limits

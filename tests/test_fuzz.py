@@ -15,10 +15,9 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import random_images, write_folder
-from hypothesis import HealthCheck, Phase, assume, event, example, given, settings
+from hypothesis import HealthCheck, Phase, event, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -174,22 +173,6 @@ def test_arguments(images, tmp_path_factory, drawn):
     assert not made or (arguments[0] == "bench" and status is None)  # the folder of its --out
 
 
-@pytest.mark.usefixtures("no_work")
-@given(st.dictionaries(st.sampled_from(["COURSE_DATA", "COURSE_RUNS", "COURSE_FAST"]), paths | words), st.booleans())
-@examples(25)
-def test_environment(images, tmp_path_factory, variables, gallery):
-    place = tmp_path_factory.getbasetemp() / "environment"
-    place.mkdir(exist_ok=True)
-    named = {"IMAGES": str(images), "FILE": __file__, "FILE/below": f"{__file__}/below"}
-    before, pictures = tree(place), tree(images)
-    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(place):
-        for name, value in variables.items():
-            assume(value.isascii() or max(value) < "\ud800")  # others cannot be set
-            patch.setenv(name, named.get(value, value))
-        command(["gallery", "no-such-run"] if gallery else ["train", "custom_resnet"])
-    assert tree(images) == pictures and tree(place) == before
-
-
 # --- recipes
 
 
@@ -273,43 +256,11 @@ def picture_files() -> list[bytes]:
 PICTURES = picture_files()
 
 
-@st.composite
-def damaged_pictures(draw) -> bytes:
-    content = bytearray(draw(st.sampled_from(PICTURES)))
-    for _ in range(draw(st.integers(0, 4))):
-        at = draw(st.integers(0, max(0, len(content) - 1)) | st.integers(0, 40))
-        action = draw(st.sampled_from(["set", "set", "number", "cut", "remove", "insert"]))
-        if action == "set":
-            content[at : at + 1] = bytes([draw(st.integers(0, 255))])
-        elif action == "number":
-            content[at : at + 4] = struct.pack(draw(st.sampled_from("<>")) + "I", draw(st.integers(0, 2**32 - 1)))
-        elif action == "cut":
-            del content[at:]
-        elif action == "remove":
-            del content[at : at + draw(st.integers(1, 9))]
-        else:
-            content[at:at] = draw(st.binary(max_size=9))
-    return bytes(content)
-
-
 names = st.text(st.characters(exclude_characters="\0/", exclude_categories=()), min_size=1, max_size=8)
 names |= st.sampled_from(
     ["cat", "CAT", "c" * 255, "ü" * 127, "الفئة", "猫", "$x^2$", "<b>", "a b", ".hidden", "..", "-rf", "|"]
 )
 suffixes = st.sampled_from([*image_folder.SUFFIXES, ".PNG", ".txt", ""])
-
-
-@pytest.mark.slow
-@given(damaged_pictures(), suffixes)
-@examples(120)
-def test_pictures(content, suffix):
-    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        path = Path(place, f"picture{suffix}")
-        path.write_bytes(content)
-        image, _, problem = image_folder._try_to_decode(path)
-        assert isinstance(problem, str) if image is None else image.shape == (32, 32, 3) and image.dtype == np.uint8
-        assert tree(Path(place)) == {path.name: content}
 
 
 @st.composite
@@ -363,23 +314,6 @@ def test_folders_of_images(data):
             assert cache in after and len(loaded.classes) >= 2
             assert set(loaded.train.labels) == set(loaded.test.labels) == set(range(len(loaded.classes)))
             json.dumps(loaded.describe()).encode()
-
-
-@pytest.mark.slow
-def test_a_thousand_classes_and_one_that_is_missing(tmp_path):
-    for number in range(1000):
-        for part in ("train", "test"):
-            path = tmp_path / "many" / part / f"class {number}" / "1.png"
-            path.parent.mkdir(parents=True)
-            path.write_bytes(PICTURES[0])
-    assert len(load_data(str(tmp_path / "many")).classes) == 1000
-    shutil.rmtree(tmp_path / "many" / "test" / "class 500")
-    with pytest.raises(CourseError, match=r"only in train/: class 500\)"):
-        load_data(str(tmp_path / "many"))
-    shutil.rmtree(tmp_path / "many" / "test")
-    (tmp_path / "many" / "test" / "other").mkdir(parents=True)
-    (tmp_path / "many" / "test" / "other" / "1.png").write_bytes(PICTURES[0])
-    attempt(load_data, str(tmp_path / "many"))
 
 
 # --- run folders

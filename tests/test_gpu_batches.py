@@ -162,7 +162,7 @@ def test_seed_epoch_and_batch_decide_the_draws():
 
 def test_training_and_evaluation_take_resident_batches():
     split = Split(random_images(48), np.arange(48) % 10)
-    recipe = changed(RECIPES["custom_resnet"], {"batch_size": 16, "epochs": 2, "peak_epoch": 1})
+    recipe = changed(RECIPES["custom_resnet"], {"batch_size": 16, "epochs": 2, "peak_epoch": 1, "width": 8})
     options = {"mean": MEAN, "std": np.ones(3), "device": torch.device("cpu")}
     loader = resident_batches(split, batch_size=16, augmentation=recipe.augmentation, seed=0, **options)
     state = Training(recipe, 10, len(loader), pick_device())

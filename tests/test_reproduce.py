@@ -1,6 +1,5 @@
 import base64
 import io
-import textwrap
 
 import nbformat
 import numpy as np
@@ -12,7 +11,7 @@ from helpers.data import load_data
 from helpers.lr_finder import find_lr
 from helpers.plumbing.errors import CourseError
 from helpers.recipes import RECIPES
-from helpers.settings import REPOSITORY
+from helpers.training import train
 
 
 def notebook(path, *sources):
@@ -25,13 +24,13 @@ def test_rendering_executes_with_the_recorded_runs_and_keeps_only_what_readers_w
     (tmp_path / "results" / "a-run").mkdir(parents=True)
     path = notebook(
         tmp_path / "n.ipynb",
-        "import os, sys\nfrom pathlib import Path\nprint(os.environ['COURSE_DATA'])\n"
+        "import os, sys\nfrom pathlib import Path\nprint(os.environ['COURSE_DATA'], os.environ['COURSE_RECORDED'])\n"
         "print('noise', file=sys.stderr)\nprint(*(p.name for p in Path(os.environ['COURSE_RUNS']).iterdir()))",
     )
     render(path, "synthetic", root=tmp_path)
     (cell,) = nbformat.read(path, as_version=4).cells
     assert cell.execution_count == 1
-    assert [(output.name, output.text) for output in cell.outputs] == [("stdout", "synthetic\na-run\n")]
+    assert [(output.name, output.text) for output in cell.outputs] == [("stdout", "synthetic 1\na-run\n")]
 
 
 def test_rendered_charts_get_fewer_colours_and_photographs_stay_alike(tmp_path):
@@ -70,22 +69,8 @@ def test_what_is_no_notebook_gets_a_sentence(content, tmp_path):
         render(path, "synthetic", root=tmp_path)
 
 
-def test_a_notebook_whose_run_is_not_recorded_is_refused_instead_of_trained(tmp_path):
-    (tmp_path / "results").mkdir()
-    common = f"""
-        import sys
-        sys.path.insert(0, {str(REPOSITORY)!r})
-        from helpers import recipes, settings, training
-        from helpers.data import load_data
-        data, recipe = load_data(settings.data_source()), recipes.RECIPES["custom_resnet"]
-    """
-    call = "training.train(recipe, data, settings.runs_folder())"
-    path = notebook(tmp_path / "n.ipynb", textwrap.dedent(common), call)
-    with pytest.raises(CourseError, match="custom_resnet-synthetic-seed0 is not recorded in full"):
-        render(path, "synthetic", root=tmp_path)
-
-
-def test_a_range_test_that_is_not_recorded_is_refused_instead_of_swept(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("work", "kind"), [(train, ""), (find_lr, "-lr-find")])
+def test_what_is_not_recorded_is_refused_instead_of_computed(tmp_path, monkeypatch, work, kind):
     monkeypatch.setenv("COURSE_RECORDED", "1")
-    with pytest.raises(CourseError, match="custom_resnet-synthetic-seed0-lr-find is not recorded in full"):
-        find_lr(RECIPES["custom_resnet"], load_data("synthetic"), tmp_path)
+    with pytest.raises(CourseError, match=f"custom_resnet-synthetic-seed0{kind} is not recorded in full"):
+        work(RECIPES["custom_resnet"], load_data("synthetic"), tmp_path)

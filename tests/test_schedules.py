@@ -44,13 +44,6 @@ def test_one_cycle_follows_the_formula(epochs, steps_per_epoch, peak):
     assert (momentum == 0.9).all()
 
 
-def test_one_cycle_cycles_momentum_against_the_learning_rate():
-    optimizer = optimizer_for()
-    schedule = OneCycle(lr_max=1.0, lr_min=0.1, peak_epoch=2, momentum_min=0.85, momentum_max=0.95)
-    lr, momentum = values_over(one_cycle(schedule, optimizer, 6, 5), optimizer, 30)
-    np.testing.assert_allclose((lr - 0.1) / 0.9, (0.95 - momentum) / 0.1, atol=1e-9)
-
-
 @pytest.mark.parametrize(
     ("recipe", "steps_per_epoch", "given"),
     [
@@ -158,14 +151,14 @@ def test_an_improvement_below_the_threshold_is_none():
     assert plateau_lrs(dataclasses.replace(plateau, threshold=1e-4), values) == pytest.approx([1] * 7)
 
 
-@pytest.mark.parametrize("name", ["custom_resnet", "resnet18_layernorm"])
-def test_a_first_step_that_is_left_out_for_its_overflow_is_no_alarm(name):
-    code = f"""
+def test_a_first_step_that_is_left_out_for_its_overflow_is_no_alarm():
+    code = """
 import torch
 from helpers.recipes import RECIPES
 from helpers.schedules import make_schedule
-optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-make_schedule(RECIPES["{name}"], optimizer, 10).after_batch()
+for name in ("custom_resnet", "resnet18_layernorm"):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    make_schedule(RECIPES[name], optimizer, 10).after_batch()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stderr == ""

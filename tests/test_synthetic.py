@@ -6,11 +6,6 @@ import pytest
 from helpers.plumbing.synthetic import CLASSES, SHAPES, draw
 
 
-def test_ten_classes_in_alphabetical_order():
-    assert len(set(CLASSES)) == 10
-    assert list(CLASSES) == sorted(CLASSES)
-
-
 @pytest.mark.parametrize("count", [0, 1, 7, 10, 203])
 def test_shapes_types_and_balance(count):
     images, labels = draw(count, seed=0)
@@ -42,7 +37,7 @@ def test_order_is_shuffled():
 
 
 def test_no_picture_twice_within_or_across_seeds():
-    images = np.concatenate([draw(1000, seed)[0] for seed in (0, 1)])
+    images = np.concatenate([draw(200, seed)[0] for seed in (0, 1)])
     assert len(np.unique(images.reshape(len(images), -1), axis=0)) == len(images)
 
 

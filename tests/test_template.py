@@ -8,7 +8,6 @@ import yaml
 from helpers import GITHUB, __version__
 from helpers.settings import REPOSITORY
 
-FORMS = sorted(REPOSITORY.glob(".github/ISSUE_TEMPLATE/[!c]*.yml"))
 WORKFLOWS = sorted(REPOSITORY.glob(".github/workflows/*.yml"))
 WRITING = {"rename": {"contents": "write"}, "pages": {"contents": "read", "pages": "write", "id-token": "write"}}
 PAGES = sorted({*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("results/*.md")})
@@ -45,19 +44,6 @@ def test_citation_and_changelog_are_of_this_version():
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # what the format requires
     assert citation["version"] == __version__ and citation["repository-code"] == f"https://github.com/{GITHUB}"
     assert re.search(r"^## (\S+?),? ", (REPOSITORY / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[1] == __version__
-
-
-@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
-def test_issue_forms_are_what_github_reads(path):
-    """https://docs.github.com/en/communities: syntax for issue forms and for GitHub's form schema."""
-    form = yaml.safe_load(path.read_text())
-    assert {"name", "description", "body"} <= form.keys() <= {"name", "description", "body", "labels", "title"}
-    ids = [element["id"] for element in form["body"]]
-    assert len(set(ids)) == len(ids) >= 2
-    for element in form["body"]:
-        assert element["type"] in ("input", "textarea", "dropdown", "checkboxes") and element["attributes"]["label"]
-        assert ("options" in element["attributes"]) == (element["type"] in ("dropdown", "checkboxes"))
-        assert element.keys() <= {"type", "id", "attributes", "validations"}
 
 
 def test_issue_chooser_leads_to_pages_of_this_repository():
