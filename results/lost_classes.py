@@ -4,12 +4,14 @@ The gradient of a class's logit is then proportional to the class's own probabil
 learns. For each seed the run's first 40 steps are trained; a class whose mean probability over 2,000 training images
 is below 0.01 by then is on its way out. `results/lost_classes.csv` has a row per seed. No test image is looked at.
 
-    python -m results.lost_classes DATA RECIPE FIRST_SEED LAST_SEED
+With `epoch` the whole first epoch of 98 steps is trained, which tests that rule: `results/lost_classes_epoch.csv` has
+the probabilities at its end.
+
+    python -m results.lost_classes DATA RECIPE FIRST_SEED LAST_SEED [epoch]
 """
 
 import csv
 import sys
-from itertools import islice
 
 from helpers.data import load_data
 from helpers.evaluation import predict
@@ -20,48 +22,67 @@ from helpers.recipes import get_recipe
 from helpers.settings import REPOSITORY
 from helpers.training import Training
 
-TABLE = REPOSITORY / "results" / "lost_classes.csv"
-STEPS, IMAGES = 40, 2000
+TABLES = {40: REPOSITORY / "results" / "lost_classes.csv", 98: REPOSITORY / "results" / "lost_classes_epoch.csv"}
+IMAGES = 2000
 
 
-class FirstBatches:
-    """The first `STEPS` batches of a loader's epoch."""
+class WatchedBatches:
+    """The batches of a loader's epoch, up to the last of `steps`; after each of these many, `measure` is called."""
 
-    def __init__(self, loader):
-        self.loader, self.sampler = loader, loader.sampler
+    def __init__(self, loader, steps, measure):
+        self.loader, self.sampler, self.steps, self.measure = loader, loader.sampler, steps, measure
 
     def __len__(self) -> int:
-        return STEPS
+        return max(self.steps)
 
     def __iter__(self):
-        return islice(self.loader, STEPS)
+        for step, batch in enumerate(self.loader, start=1):
+            yield batch  # it is trained on before the next one is asked for
+            if step in self.steps:
+                self.measure(step)
+            if step == len(self):
+                return
 
 
-def class_probabilities(recipe, data, seed: int) -> list[float]:
-    """The mean probability of every class after the first steps of the run with this seed."""
-    device = pick_device()
+def class_probabilities(recipe, data, seed: int, steps: list[int]) -> dict[int, list[float]]:
+    """The mean probability of every class after each of these numbers of steps of the run with this seed."""
+    device, measured = pick_device(), {}
     loader = make_loaders(recipe, data, seed, device)["train"]
+    some = make_loader(data.train[slice(IMAGES)], data.mean, data.std, batch_size=500)
     seed_everything(seed)
     training = Training(recipe, len(data.classes), len(loader), device)
+
+    def measure(step: int) -> None:
+        logits, _ = predict(training.evaluated, some, device)
+        measured[step] = logits.softmax(dim=1).mean(dim=0).tolist()
+
     training.epoch = 1
-    training.train_epoch(FirstBatches(loader))
-    some = make_loader(data.train[slice(IMAGES)], data.mean, data.std, batch_size=500)
-    return predict(training.evaluated, some, device)[0].softmax(dim=1).mean(dim=0).tolist()
+    training.train_epoch(WatchedBatches(loader, steps, measure))
+    return measured
 
 
-def main(source: str, name: str, first: str, last: str) -> None:
+def seeds_done(table, name: str) -> set[int]:
+    if not table.exists():
+        return set()
+    with table.open() as file:
+        return {int(row["seed"]) for row in csv.DictReader(file) if row["recipe"] == name}
+
+
+def main(source: str, name: str, first: str, last: str, stop: str = "") -> None:
     keep_freed_memory()
     recipe, data = get_recipe(name), load_data(source)
     data = data.normalised_by(recipe)
-    begun = TABLE.exists()
-    done = {(row["recipe"], row["seed"]) for row in csv.DictReader(TABLE.open())} if begun else set()
-    with TABLE.open("a", buffering=1) as file:
-        table = csv.writer(file, lineterminator="\n")
-        if not begun:
-            table.writerow(["recipe", "seed", *data.classes, "provenance"])
-        for seed in range(int(first), int(last) + 1):
-            if (name, str(seed)) not in done:
-                probabilities = class_probabilities(recipe, data, seed)
+    for seed in range(int(first), int(last) + 1):
+        wanted = [steps for steps in TABLES if steps == min(TABLES) or stop == "epoch"]
+        missing = [steps for steps in wanted if seed not in seeds_done(TABLES[steps], name)]
+        if not missing:
+            continue
+        for steps, probabilities in class_probabilities(recipe, data, seed, missing).items():
+            begun = TABLES[steps].exists()
+            with TABLES[steps].open("a") as file:
+                table = csv.writer(file, lineterminator="\n")
+                if not begun:
+                    table.writerow(["recipe", "seed", *data.classes, "provenance"])
                 table.writerow([name, seed, *(f"{p:.4f}" for p in probabilities), pick_device().provenance])
 
 

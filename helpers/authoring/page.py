@@ -221,11 +221,20 @@ def _lost(runs: list[Run]) -> str:
 
 
 def _lost_classes(results: Results) -> str:
-    """Which classes are on their way out after the first steps, by seed."""
+    """Which classes are on their way out after the first steps, and after the whole first epoch, by seed."""
+    first, epoch = (_lost_by_seed(rows) for rows in (results.lost_classes, results.lost_classes_epoch))
+    rows = [
+        (f"`{name}`", len(lost), "; ".join(lost), "; ".join(epoch.get(name, ["not run yet"])))
+        for name, lost in first.items()
+    ]
+    head = ("recipe", "seeds", "classes lost after 40 steps, by seed", "after the whole first epoch")
+    return _table(head, rows) or "Not run yet."
+
+
+def _lost_by_seed(rows: tuple[dict[str, str], ...]) -> dict[str, list[str]]:
     by_recipe = {}
-    for row in results.lost_classes:
+    for row in rows:
         chances = [(key, value) for key, value in row.items() if key not in ("recipe", "seed", "provenance")]
         gone = ", ".join(name for name, chance in chances if float(chance) < LOST)
-        by_recipe.setdefault(f"`{row['recipe']}`", []).append(f"{row['seed']}: {gone or 'none'}")
-    rows = [(name, len(lost), "; ".join(lost)) for name, lost in by_recipe.items()]
-    return _table(("recipe", "seeds", "classes lost, by seed"), rows) or "Not run yet."
+        by_recipe.setdefault(row["recipe"], []).append(f"{row['seed']}: {gone or 'none'}")
+    return by_recipe

@@ -27,6 +27,7 @@ class Results:
     by_recipe: dict[str, list[Run]]
     range_tests: dict[str, RangeTest]
     lost_classes: tuple[dict[str, str], ...] = ()  # rows of lost_classes.csv
+    lost_classes_epoch: tuple[dict[str, str], ...] = ()  # and of lost_classes_epoch.csv
 
     @property
     def runs(self) -> list[Run]:
@@ -56,9 +57,12 @@ def load_results(root: Path = REPOSITORY) -> Results:
             by_recipe[run.recipe.name].append(run)
     for runs in by_recipe.values():
         runs.sort(key=lambda run: run.config["seed"])
-    lost = root / "results" / "lost_classes.csv"
-    rows = csv.DictReader(lost.read_text(encoding="utf-8").splitlines()) if lost.exists() else ()
-    return Results(by_recipe, range_tests, tuple(rows))
+    tables = (root / "results" / f"{name}.csv" for name in ("lost_classes", "lost_classes_epoch"))
+    return Results(by_recipe, range_tests, *map(_rows, tables))
+
+
+def _rows(table: Path) -> tuple[dict[str, str], ...]:
+    return tuple(csv.DictReader(table.read_text(encoding="utf-8").splitlines())) if table.exists() else ()
 
 
 def check_data(fingerprint: str, source: object) -> None:
