@@ -196,9 +196,9 @@ def smoothing_floor():
 def group_norm_means():
     yield 8
     yield "GroupNorm(1, 6) took 4 means from 4 images."
-    yield "2 a single image: but each of the 4 images has its own.", 2
+    yield "2 is right for one image, but each of the 4 images has its own two.", 2
     yield "a mean for each channel would be BatchNorm's; here three channels of an image share one.", 6
-    yield "4 was with one group; with two, each image has two.", 4
+    yield "4 is the number with one group; with two groups each image has two means.", 4
     yield "that is a mean for each channel of each image; here three channels share one.", 24
 
 def group_norm():
@@ -242,6 +242,7 @@ def most_reductions():
     yield "The first epoch is always an improvement; then patience + 1 bad epochs make one reduction."
     yield "the rate is reduced after patience + 1 bad epochs, not after patience.", [3, 13, 19]
     yield "the first of the 40 epochs cannot be a bad one, as there is nothing before it.", [3, 10, 13]
+    yield "a reduction after epoch 40 stands in the log, too.", [3, 9, 12]
     yield "a reduction is made or not: round down to whole numbers.", [39 / 11, 39 / 4, 39 / 3]
     yield "the order is that of the patiences: 10, 3, 2.", [13, 9, 3]
 

@@ -177,16 +177,16 @@ def _draw_front(test: RangeTest, run: Run, data: Data, rows: int) -> Figure:
     for number, (panel, title) in enumerate(titles.items(), start=1):
         panel.suptitle(f"{number}  {title}", fontsize=13, fontweight="bold", x=0.02, ha="left")
     ax, style = find.subplots(), {"fontsize": 12, "fontweight": "bold", "loc": "right"}
-    ax.plot(test.lrs, test.losses, color=drawing.COLOURS["train"])
+    ax.plot(test.lrs, test.losses, color=drawing.ink(drawing.COLOURS["train"]))
     ax.axvspan(test.lr_min, test.lr_max, color=drawing.COLOURS["val"], alpha=0.15, linewidth=0)
     ax.set(xscale="log", xlabel="learning rate", ylabel="training loss")
-    ax.set_title(f"LRMIN {test.lr_min:g}, LRMAX {test.lr_max:g}", color=drawing.COLOURS["val"], **style)
+    ax.set_title(f"LRMIN {test.lr_min:g}, LRMAX {test.lr_max:g}", color=drawing.ink(drawing.COLOURS["val"]), **style)
     ax, accuracy, goal = train.subplots(), run.history["test_acc"], target(run.recipe)
-    ax.plot(run.history["epoch"], accuracy, color=drawing.COLOURS["test"])
+    ax.plot(run.history["epoch"], accuracy, color=drawing.ink(drawing.COLOURS["test"]))
     ax.axhline(goal or accuracy[-1], color=drawing.GREY, linestyle="--", linewidth=1)
     ax.set(xlabel="epoch", ylabel="test accuracy (%)")
     demanded = f" (demanded: {goal:g} %)" if goal else ""
-    ax.set_title(f"{accuracy[-1]:.1f} %{demanded}", color=drawing.COLOURS["test"], **style)
+    ax.set_title(f"{accuracy[-1]:.1f} %{demanded}", color=drawing.ink(drawing.COLOURS["test"]), **style)
     _draw_mistakes(look, run, data)
     return figure
 

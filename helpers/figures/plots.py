@@ -45,10 +45,10 @@ def plot_range_test(result: RangeTest) -> Figure:
     ax.set(xscale="log", xlabel="learning rate", ylabel="training loss (smoothed)")
     ax.set_ylim(losses.min() - room, losses.max() + 2 * room)
     ax.axvspan(result.lr_min, result.lr_max, color=COLOURS["val"], alpha=0.12, linewidth=0)
+    top = {"xycoords": ax.get_xaxis_transform(), "va": "top", "color": colour, "fontweight": "bold"}
     for name, lr, side, dx in (("LRMIN", result.lr_min, "right", -4), ("LRMAX", result.lr_max, "left", 4)):
         ax.axvline(lr, color=colour, linestyle="--", linewidth=1.2)
-        top = {"xycoords": ("data", "axes fraction"), "ha": side, "va": "top"}
-        write(ax, f"{name}\n{lr:g}", (lr, 0.98), dx, **top, color=colour, fontweight="bold")
+        write(ax, f"{name}\n{lr:g}", (lr, 0.98), dx, ha=side, **top)
     if result.steepest is not None:
         loss = losses[np.argmin(np.abs(lrs - result.steepest))]
         ax.plot(result.steepest, loss, "o", color=ink(COLOURS["test"]))
@@ -116,8 +116,8 @@ def plot_curves(run: Run) -> Figure:
             text = f"{NAMES[split]} {form.format(last[split])}"
             write(ax, text, (1.01, away * place), xycoords="axes fraction", va="center", color=ink(COLOURS[split]))
     last = run.summary["reported"] if run.summary else {"test_acc": run.history["test_acc"][-1], "epoch": len(epochs)}
-    title = "{test_acc:.2f} % of the test images are classified correctly after epoch {epoch}".format(**last)
-    return label_run(figure, run, title)
+    title = "{test_acc:.2f} % of the test images are classified correctly after epoch {epoch} of ".format(**last)
+    return label_run(figure, run, f"{title}{run.recipe.epochs}")
 
 
 def plot_comparison(runs: Sequence[Run]) -> Figure:
@@ -176,12 +176,12 @@ def plot_class_accuracy(run: Run) -> Figure:
     labels = [f"{names[k]}  {accuracy[k]:.1f}" for k in order]
     ax.set_yticks(range(len(order)), labels, fontsize=10 if len(names) <= MOST_CLASSES else 8)
     ax.set(xlabel="test accuracy (%), with one standard error", ylim=(-0.7, len(order) - 0.3))
-    overall = 100 * confusion.trace() / confusion.sum()
-    ax.axvline(overall, color=ink(GREY), linestyle="--", linewidth=1)
-    style = {"xycoords": ("data", "axes fraction"), "ha": "center", "color": ink(GREY)}
-    write(ax, f"all {overall:.2f}", (overall, 1), 0, 4, **style)
-    hardest = [k for k in order[::-1] if accuracy[k] - error[k] <= (accuracy + error)[order[-1]]]  # their lines overlap
-    listed = " and ".join(names[k] for k in hardest[:3]) + (" are" if hardest[1:] else " is")
+    overall, grey = 100 * confusion.trace() / confusion.sum(), ink(GREY)
+    ax.axvline(overall, color=grey, linestyle="--", linewidth=1)
+    write(ax, f"all {overall:.2f}", (overall, 1), 0, 4, xycoords=ax.get_xaxis_transform(), ha="center", color=grey)
+    behind = accuracy - accuracy[order[-1]] - 2 * np.hypot(error, error[order[-1]])  # two errors of a difference
+    hardest = [k for k in order[::-1] if behind[k] <= 0][:3]
+    listed = " and ".join(names[k] for k in hardest) + (" are" if hardest[1:] else " is")
     return label_run(figure, run, f"{listed} hardest: {accuracy[hardest].mean():.1f} % correct")
 
 
