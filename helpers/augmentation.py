@@ -48,7 +48,7 @@ class CutOut(A.ImageOnlyTransform):
 
 
 class ThreePointAffine(A.ImageOnlyTransform):
-    """The affine map that moves three points, a third of the image apart, by up to `most` pixels in x and in y each.
+    """The affine map that moves three points, each a third of the image from its centre in x and y, by `most` at most.
 
     Borders are reflected. So did ElasticTransform of albumentations 1.3 first, with `alpha_affine` for `most`.
     """
@@ -85,12 +85,7 @@ def compose(augmentation: tuple, mean: np.ndarray) -> A.Compose:
     words = {"mean": tuple(int(value) for value in np.round(mean * 255))}
     words |= {name: getattr(cv2, name) for name in dir(cv2) if name.startswith("BORDER_")}
     transforms = []
-    for entry in augmentation:
-        if not (isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[1], dict)):
-            raise CourseError(
-                f'augmentation is a tuple of (name, arguments), such as ("Blur", {{}}); {entry!r} is not.'
-            )
-        name, arguments = entry
+    for name, arguments in augmentation:
         transform = OWN_TRANSFORMS.get(name) or getattr(A, name, None)
         if not isinstance(transform, type):
             raise CourseError(f"albumentations has no transform {name!r}: see https://albumentations.ai/docs.")

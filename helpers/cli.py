@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + (signalled.args[0] if signalled.args else signal.SIGINT)  # 130 or 143, as shells count
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered
-        return 128 + signal.SIGPIPE
+        return 141  # 128 + SIGPIPE, which Windows lacks
 
 
 def _whole_number(text: str | None, option: str, least: int = 1, most: int = 2**32 - 1) -> int | None:
@@ -104,7 +104,7 @@ def parse_assignments(texts: list[str]) -> dict[str, object]:
             raise CourseError(f"--set takes name=value, for instance lr_max=0.2, not {text!r}.")
         try:
             assignments[key.strip()] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: nested too deeply
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # the last two: nested too deeply
             assignments[key.strip()] = value.strip()
     return assignments
 
@@ -127,6 +127,7 @@ def _prepare(options: argparse.Namespace) -> tuple:
     data = load_data(options.data, limit=limit)
     images = len(data.train) - recipe.validation_images
     if (options.fast or options.command == "lr-find") and 0 < images < recipe.batch_size:  # noted as a change
+        options.set = [*options.set, f"batch_size={images}"]  # in the command that lr-find prints for `train`, too
         recipe = recipes.changed(recipe, {"batch_size": images})
     settings.draw_to_files()
     return recipe, data, runs, seed

@@ -96,6 +96,8 @@ def load_data(source: str = "cifar10", *, limit: int | None = None) -> Data:
     data = Data(found.name, pictures.classes, train, test, *statistics, pictures.fingerprint, pictures.notes)
     if data.name in NAMES and not named and data.fingerprint != CIFAR10_FINGERPRINT:
         data = replace(data, notes=(f"a folder of that name, not the {data.name} of the course", *data.notes))
+    if limit is not None and limit < 1:
+        raise CourseError(f"limit has to be 1 or more, not {limit}.")
     whole = limit is None or limit >= max(len(data.train), len(data.test))
     return data if whole else _limited(data, limit)
 

@@ -2,15 +2,16 @@
 
 The idea is Smith's (2015, section 3.3); the exponential sweep over single batches is fastai's (S. Gugger, 2018).
 
-The learning rate grows from point to point, from far too small to far too large, while the training loss is recorded:
-at each point of one batch, or of several small ones, a step after each, so that a point has 256 images and the curve
-12,800 at least. LRMIN and LRMAX are read off the smoothed curve by this rule:
+The learning rate grows from point to point, from far too small to far too large. Each point records the mean training
+loss of one batch, or of several small ones with a step after each: 256 images or more a point, 12,800 or more a curve.
+LRMIN and LRMAX are read off the smoothed curve by this rule:
 
 - start: the mean loss of the first tenth of the points, where the learning rate moves nothing yet; it stands for them;
 - noise: how far the curve scatters by chance. With d the differences of successive losses in the first quarter, a loss
   scatters by s = sqrt(mean(d^2) / 2), and the running mean, in which the newest loss weighs 0.2, by s / 3;
-- descent: how far the loss falls from the start to its lowest point before it first climbs back, that is, by a tenth
-  of the way and by more than four times the noise. A descent of less than that is none;
+- descent: how far the loss falls from the start to its lowest point before it first climbs back, that is, by a tenth of
+  the way, by more than four times the noise and by more than 0.2 % of the start. A descent of less than the last two is
+  none;
 - LRMIN: the learning rate at which the first tenth of the descent is made. Below it the sweep hardly moves the loss;
 - LRMAX: the middle, on the logarithmic axis, of the floor, that is, from the first to the last point before the climb
   at which nine tenths of the descent are made. On a wide floor chance alone decides which point is the lowest;
@@ -57,7 +58,7 @@ END_LR = {"SGD": 10.0, **dict.fromkeys(("Adam", "AdamW", "RMSprop"), 1.0)}
 STEPS, FAST_STEPS = 100, 40
 SMOOTHING = 0.2  # weight of the newest loss in the running mean
 POINT_IMAGES, SWEEP_IMAGES = 256, 12_800  # at least so many behind each point of the curve, and behind all of it
-TENTH = 0.1  # the rule's share of the descent
+SHARE = 0.1  # of the descent, at either end of it
 NOISES, SMALLEST_DESCENT = 4, 0.002  # a smaller climb or fall is none: times the noise, and of the starting loss
 
 
@@ -82,7 +83,7 @@ def range_test(
     """Sweep the learning rate over `steps` points, in the device's precision.
 
     Returns learning rates (S,), smoothed losses (S,) up to the first that is not finite, the library's suggestion (None
-    under 17 steps), and why the sweep ended. Model, optimizer and all random states are afterwards as they were.
+    under 17 points), and why the sweep ended. Model, optimizer and all random states are afterwards as they were.
     """
     states, training = random_states(), model.training
     finder = AveragingFinder(
@@ -127,23 +128,25 @@ def read_curve(lrs: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
 
     Raises CourseError if the loss never fell, or fell over too short a range to read two bounds.
     """
-    raw, tenth = unsmoothed(losses), -(-len(losses) // 10)
-    start = raw[:tenth].mean() if tenth else 0.0
-    losses = np.append(np.full(tenth, start), losses[tenth:])  # there the running mean has little to average
-    scatter = np.sqrt(np.mean(np.diff(raw[: max(2, len(raw) // 4)]) ** 2) / 2) if tenth else 0.0
+    if not len(losses):
+        raise CourseError("The loss was not finite at the first point: look at the data, the network and the recipe.")
+    raw, early = unsmoothed(losses), -(-len(losses) // 10)
+    start = raw[:early].mean()
+    losses = np.append(np.full(early, start), losses[early:])  # there the running mean has little to average
+    scatter = np.sqrt(np.mean(np.diff(raw[: max(2, len(raw) // 4)]) ** 2) / 2) if len(raw) > 1 else 0.0
     least = max(NOISES * scatter * np.sqrt(SMOOTHING / (2 - SMOOTHING)), SMALLEST_DESCENT * start)
     lowest = np.minimum.accumulate(losses)  # so far
-    climbed = losses - lowest > np.maximum(TENTH * (start - lowest), least)
+    climbed = losses - lowest > np.maximum(SHARE * (start - lowest), least)
     valley = losses[: np.argmax(climbed)] if climbed.any() else losses
-    bottom = int(valley.argmin()) if tenth else 0
-    descent = start - losses[bottom] if tenth else 0.0
+    bottom = int(valley.argmin())
+    descent = start - losses[bottom]
     if descent <= least:
         raise CourseError(
             "The loss fell no further in the range test than chance alone explains, so the test says nothing about the "
             "learning rate: sweep in more steps (lr-find --steps), or look at the data, the network and the recipe."
         )
-    above = np.flatnonzero(losses[:bottom] > start - TENTH * descent)
-    floor = np.flatnonzero(valley <= losses[bottom] + TENTH * descent)
+    above = np.flatnonzero(losses[:bottom] > start - SHARE * descent)
+    floor = np.flatnonzero(valley <= losses[bottom] + SHARE * descent)
     found = lrs[above[-1] + 1 if len(above) else 0], np.sqrt(lrs[floor[0]] * lrs[floor[-1]])
     lr_min, lr_max = (float(f"{lr:.0e}") for lr in found)
     if lr_min >= lr_max:
@@ -158,6 +161,8 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
 
     Loads it if it is recorded there. Raises CourseError, also if another one is recorded there.
     """
+    if type(steps) is not int or not 20 <= steps <= 10_000:
+        raise CourseError(f"steps has to be a whole number from 20 to 10,000, not {steps!r}.")
     seed, data = checked_seed(seed), data.normalised_by(recipe)
     folder = lr_find_folder(folder, recipe, data, seed)
     config = configuration(recipe, data.describe(), seed)

@@ -128,7 +128,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet18 (He et al. 2015) for 32x32 images: a 3x3 stem without pooling, then 8, 4 maps as usual.
+    """ResNet18 (He et al. 2015) for 32x32 images: a 3x3 stem with neither stride nor pooling, maps of 32, 16, 8, 4.
 
     `norm` is "batch" or "layer"; nothing else differs: 11,173,962 parameters for ten classes either way.
     `weight_standardization` makes every convolution a StandardizedConv2d, with the same parameters.

@@ -1,6 +1,5 @@
 """Predictions for the test images, and the choice of those that are shown: by one rule, never by eye."""
 
-import operator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,6 +52,8 @@ class Selection:
 def predict_test(run: Run, model: nn.Module, data: Data) -> Selection:
     """The prediction for every test image, in the test set's order.
 
+    Moves the model to the device that it computes on.
+
     Raises CourseError for an unfinished run, and for other images than it was trained and measured with.
     """
     run.check_finished()
@@ -77,15 +78,15 @@ def check_choice(count: int, order: str | None) -> None:
     """Raises CourseError for an unknown order or a bad count."""
     if order not in (None, *ORDERS):
         raise CourseError(f"There is no order {order!r}: choose one of {', '.join(ORDERS)}.")
-    if not 1 <= operator.index(count) <= MOST:
+    if not (isinstance(count, int | np.integer) and 1 <= count <= MOST):
         raise CourseError(f"count has to be a whole number from 1 to {MOST}, not {count}.")
 
 
 def select(predictions: Selection, *, correct: bool, count: int, order: str | None = None) -> Selection:
     """The first `count` correctly or wrongly classified images in an order of ORDERS, or as many as there are.
 
-    Without an `order`, the most confident mistakes and, as the most confident correct answers are often all of one
-    class, the correct ones of each class in turn. If there are none of that kind, the others, as the title says.
+    Without an `order`, mistakes come most confident first, and correct images from each class in turn, as the most
+    confident of them are often all of one class. If there are none of that kind, the others, as the title says.
     Raises CourseError, see `check_choice`.
     """
     check_choice(count, order)

@@ -115,7 +115,7 @@ class Recipe:
     fc_bias: bool = True  # custom_resnet
     logit_scale: Positive = 1.0  # custom_resnet: multiplies the logits
     norm: Literal["batch", "layer"] = "batch"  # resnet18: BatchNorm or layer normalisation
-    weight_standardization: bool = False  # resnet18: all filters of mean 0 and one variance
+    weight_standardization: bool = False  # resnet18: filters of mean 0 and variance 1 / fan-in
     sync_batchnorm: bool = False  # several GPUs: BatchNorm statistics of the whole batch, not of each GPU's share
     dropout_stem: Share = 0.0  # resnet18: the share of channels that Dropout2d drops after the stem,
     dropout: Share = 0.0  # in every block after its first ReLU,
@@ -417,4 +417,4 @@ def from_dict(values: dict) -> Recipe:
         schedule = kind(**{item.name: values.pop(item.name) for item in fields(kind) if item.name in values})
     except ValidationError as error:
         raise CourseError(f"These values are no recipe ({in_words(error)}).") from error
-    return Recipe(**values, schedule=schedule, about=own.about if own else About())
+    return Recipe(**values | {"schedule": schedule, "about": own.about if own else About()})

@@ -32,7 +32,7 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe that was trained, with what is said today of the one of its name."""
+        """The recipe that was trained; its `about` is today's, of the recipe of that name."""
         return from_dict(self.config["recipe"])
 
     @property
@@ -122,13 +122,19 @@ def load_run(folder: Path) -> Run:
 
 
 def find_run(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0) -> Run | None:
-    """A finished run of the recipe with its weights: the one in `folder`, or else a copy of the recorded one."""
+    """A finished run of that name, with its weights: the one in `folder`, or else a copy of the recorded one.
+
+    Its values may differ from the recipe's: `run.recipe` has them.
+    """
     name = folder_name(recipe, data, seed)
     places = {folder / name: folder / name, settings.REPOSITORY / "results" / name: folder / "recorded" / name}
     for place, used in places.items():
         if (place / "summary.json").exists() and (place / "best.pt").exists():
             if used != place:
-                shutil.copytree(place, used, dirs_exist_ok=True)
+                try:
+                    shutil.copytree(place, used, dirs_exist_ok=True)
+                except OSError as error:
+                    raise CourseError(f"{used} cannot be written ({error}): free space or set COURSE_RUNS.") from error
             return load_run(used)
     return None
 

@@ -3,7 +3,7 @@
 COURSE_DATA   the data: `cifar10` (default), another name of `data.NAMES`, or the path of a folder of images
 COURSE_DATA_DIR   where archives and decoded data are kept (default: `data/` in the repository)
 COURSE_CIFAR10_URL   a copy of CIFAR-10's archive, a classroom's own for instance, that is tried first
-COURSE_RUNS   where run folders are made (default: `runs/` in the repository)
+COURSE_RUNS   where run folders are made (default: `runs/` in the repository, in fast mode `runs/fast/`)
 COURSE_FAST   1: narrow networks on little data, which learn the drawn pictures in a minute; never a result
 COURSE_TENSORBOARD   1: a training also writes a TensorBoard log into its run folder
 COURSE_RECORDED   1: recorded runs alone, nothing is trained or swept; `python -m helpers render` sets it
@@ -41,7 +41,7 @@ def cifar10_url() -> str:
 
 
 def runs_folder(fast_mode: bool | None = None) -> Path:
-    """COURSE_RUNS, or `runs/`, in fast mode `runs/fast/`: fast and full runs do not meet in a folder."""
+    """COURSE_RUNS as it is, or else `runs/`, in fast mode `runs/fast/`, so that fast and full runs do not meet."""
     default = "runs/fast" if (fast() if fast_mode is None else fast_mode) else "runs"
     return REPOSITORY / folder(os.environ.get("COURSE_RUNS") or default)  # an absolute path stays
 
@@ -52,12 +52,12 @@ def folder(text: str) -> Path:
         path = Path(text).expanduser()
         path.exists()
         return path
-    except (OSError, RuntimeError, ValueError) as error:  # too long, an unknown ~user, a NUL
+    except (OSError, RuntimeError) as error:  # too long, an unknown ~user
         raise CourseError(f"{text[:100]!r} cannot be a folder ({error}).") from error
 
 
 def draw_to_files() -> None:
-    """For commands: figures go into files, so a screen is not needed."""
+    """Draw figures into files only, so that a command needs no screen."""
     import matplotlib
 
     matplotlib.use("agg")

@@ -68,7 +68,7 @@ def train(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, report: Ca
                     run_folder.save(save_training(training), training)
                     add_to_log(training.history[-1])
         except KeyboardInterrupt as signalled:
-            raise Stopped(len(training.history), recipe.epochs, signalled.args) from None
+            raise Stopped(run_folder.saved, recipe.epochs, signalled.args) from None
         summary = _final_figures(training, run_folder, loaders["test"])
         run_folder.finish(training, summary)
         return from_rank_zero(load_run, run_folder.path)
@@ -148,7 +148,7 @@ class Training:
                 row |= self.evaluate(split, loaders[split])[2]
         row = from_rank_zero(lambda: row)  # to the last bit, for the decisions that follow from it
         if not all(math.isfinite(value) for value in row.values()):
-            kept = "the checkpoint of the epoch before is kept" if self.epoch > 1 else "nothing was saved yet"
+            kept = "epochs before are kept, so use another --runs folder" if self.epoch > 1 else "nothing was saved yet"
             raise CourseError(
                 f"The loss is not finite in epoch {self.epoch}: lower the learning rate with --set, or clip gradients "
                 f"with --set clip_norm=1; {kept}."

@@ -42,6 +42,7 @@ def images(tmp_path_factory):
         (["custom_resnet", "--set", "lr_max=1e400"], "lr_max should be a finite number, not inf"),
         (["custom_resnet", "--set", "lr_mx=0.5"], "no value 'lr_mx'; did you mean lr_max"),
         (["custom_resnet", "--set", "lr_max"], "--set takes name=value"),
+        (["custom_resnet", "--set", "lr_max={{}}"], "lr_max should be a valid number, not '{{}}'"),
         (
             ["custom_resnet", "--set", "optimizer=Adm"],
             "optimizer should be 'SGD', 'Adam', 'AdamW' or 'RMSprop', not 'Adm'",

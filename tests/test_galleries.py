@@ -84,8 +84,9 @@ def test_orders_by_hand(order, correct, expected):
 def test_orders_by_default_and_bad_counts():
     assert select(made_up(), correct=True, count=1).order == "per-class"
     assert select(made_up(), correct=False, count=1).order == "confident"
-    with pytest.raises(CourseError, match="from 1 to 100"):
-        select(made_up(), correct=False, count=0)
+    for count in (0, 2.5):
+        with pytest.raises(CourseError, match="from 1 to 100"):
+            select(made_up(), correct=False, count=count)
 
 
 def test_title_says_how_many_of_how_many():

@@ -206,9 +206,9 @@ def test_scattered_losses_give_about_the_same_bounds(scatter):
     assert (found[:, 1] >= 0.06).all() and (found[:, 1] <= 0.4).all()  # the floor: from 0.021 to 0.7
 
 
-@pytest.mark.parametrize("losses", [np.full(101, 2.3), np.linspace(2.3, 9, 101), np.array([])])
+@pytest.mark.parametrize("losses", [np.full(101, 2.3), np.linspace(2.3, 9, 101), np.array([2.3]), np.array([])])
 def test_rule_refuses_a_loss_that_never_fell(losses):
-    with pytest.raises(CourseError, match="fell no further"):
+    with pytest.raises(CourseError, match="fell no further" if len(losses) else "not finite at the first point"):
         lr_finder.read_curve(LRS[: len(losses)], losses)
 
 
@@ -247,6 +247,8 @@ def test_find_lr_uses_training_data_only_and_is_recorded(data, linear_models, tm
 
 def test_a_changed_recipe_and_fewer_steps_are_told(data, linear_models, tmp_path):
     recipe = changed(get_recipe("custom_resnet"), {"batch_size": 120, "lr_max": 0.25})  # its bounds do not matter
+    with pytest.raises(CourseError, match=r"from 20 to 10,000, not 2\.5"):
+        lr_finder.find_lr(recipe, data, tmp_path, steps=2.5)
     found = lr_finder.find_lr(recipe, data, tmp_path, steps=20)
     assert found.notes == ["changed: batch_size=120 (recipe: 512)", "20 steps instead of 100"]
 

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from helpers.authoring import page, pictures, report, results
 from helpers.authoring.page import pages
 from helpers.authoring.pictures import Picture
 from helpers.authoring.report import check
-from helpers.authoring.results import FILES, Results, load_results, record, target
+from helpers.authoring.results import FILES, Results, demanded_accuracy, load_results, record
 from helpers.data import load_data
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.run_files import HISTORY_COLUMNS, to_csv
@@ -180,7 +181,7 @@ def test_a_table_cell_is_the_mean_and_the_sample_deviation_over_the_seeds(root):
     about = RECIPES["resnet18_layernorm"].about
     row = rows_of(texts_of(pages(load_results(root))["README.md"]["results"]))["`resnet18_layernorm`"]
     others = f"{about.others:.2f} %<br>claimed: {about.claimed:.2f} %"
-    demanded = f"{target(RECIPES['resnet18_layernorm']):.2f} %"
+    demanded = f"{demanded_accuracy(RECIPES['resnet18_layernorm']):.2f} %"
     assert row == [f"**94.30 ± {deviation:.2f} %**", "3", demanded, others]
     only_runs(root, "resnet18_layernorm", {0: 91.0, 1: 92.5})  # too few for a deviation
     row = rows_of(texts_of(pages(load_results(root))["results/README.md"]["results"]))["`resnet18_layernorm`"]
@@ -351,9 +352,13 @@ def test_recorded_weights_give_the_recorded_accuracy_and_galleries(finished, tmp
     wrong = json.loads((folder / "gallery.json").read_text())["misclassified"]
     assert set(wrong) <= set(np.flatnonzero(predictions.actual != predictions.predicted).tolist())
 
+    (tmp_path / "results" / ".ipynb_checkpoints").mkdir()  # JupyterLab leaves it
     assert load_results(tmp_path).with_weights[0].folder == folder
     with pytest.raises(CourseError, match="recorded already"):
         record(folder, root=tmp_path)
+
+    again = record(Path(shutil.copytree(folder, tmp_path / "again" / folder.name)), root=tmp_path / "other")
+    assert "weights" not in load_run(again).summary and not (again / "best.pt").exists()
 
     damaged = tmp_path / "damaged" / run.folder.name
     shutil.copytree(run.folder, damaged)
@@ -390,7 +395,8 @@ def test_what_is_of_another_recipe_than_todays_is_no_result(finished, root, tmp_
     with pytest.raises(CourseError, match=r"seed1 is of another recipe .*\(none of its name\)"):
         load_results(root)
     shutil.rmtree(root / "results")
-    assert not load_results(root).runs and next(iter(RECIPES)) == "custom_resnet"  # in its place for the other tests
+    assert not any(load_results(root).by_recipe.values())
+    assert next(iter(RECIPES)) == "custom_resnet"  # in its place for the other tests
 
 
 def test_the_command_line_tells_the_faults_and_fails(root, texts_only, monkeypatch, capsys):

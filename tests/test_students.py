@@ -139,7 +139,7 @@ def test_edition_is_a_repository_of_its_own(tmp_path):
     out = tmp_path / "student"
     first, second = (helpers("students", "--out", out, "--repo", "anna/shapes-2", cwd=REPOSITORY) for _ in range(2))
     assert first.returncode == second.returncode == 0 and first.stdout == second.stdout, first.stderr
-    assert first.stdout.startswith(f"Written: {out}. Its badges and") and "github.com/anna/shapes-2:" in first.stdout
+    assert first.stdout.startswith(f"Written: {out}. Its badges and") and "anna/shapes-2, on GitHub:" in first.stdout
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert {"Makefile", "README.md", "LICENSE", "requirements.txt", "pyproject.toml", "helpers/recipes.py"} < files
     assert {name for name in files if name.endswith(".ipynb")} == {

@@ -192,6 +192,17 @@ def test_interrupted_run_ends_like_an_undisturbed_one(finished, data, tmp_path, 
         assert all(torch.equal(ours[part][key], theirs[part][key]) for key in theirs[part])
 
 
+def test_an_epoch_whose_saving_is_interrupted_is_not_called_saved(data, tmp_path, monkeypatch):
+    def save(folder, state, run):
+        if run.epoch == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "_save", save)
+    with pytest.raises(Stopped) as stopped:
+        training.train(small(), data, tmp_path, report=lambda line: None)
+    assert stopped.value.sentence == "Stopped in epoch 3 of 3; epoch 2 is saved. Run this again to go on."
+
+
 def test_finished_run_is_loaded_not_trained(finished, data, monkeypatch):
     run, lines = finished
     monkeypatch.setattr(training.Training, "run_epoch", None)
@@ -241,7 +252,7 @@ def test_a_batch_too_small_for_synchronised_batchnorm_is_refused(data, monkeypat
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoint(data, tmp_path):
     """Learning rates by the epoch: 0.001, then far too much."""
     recipe = small(epochs=4, lr_max=1e30, lr_min=1e-3, ema_decay=0.0, peak_epoch=2, step="epoch")
-    with pytest.raises(CourseError, match=r"not finite in epoch 2: .*; the checkpoint of the epoch before"):
+    with pytest.raises(CourseError, match=r"not finite in epoch 2: .*; epochs before are kept, so use another"):
         training.train(recipe, data, tmp_path, report=lambda line: None)
     assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("summary.json"))
     (path,) = tmp_path.rglob("last.pt")

@@ -3,12 +3,12 @@
 import argparse
 import csv
 import io
+import itertools
 import os
-from collections import Counter
 from pathlib import Path
 
 from helpers import settings
-from helpers.plumbing.errors import UNPRINTABLE, CourseError
+from helpers.plumbing.errors import CourseError, printable
 
 CLAIMED = "exercises solved, as the notebook's saved outputs claim"
 
@@ -41,7 +41,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 def run_hand_in(options: argparse.Namespace) -> None:
     from helpers.assignment.hand_in import pack
 
-    folder = settings.named_run(options.run, options.runs).absolute()
+    folder = Path(os.path.abspath(settings.named_run(options.run, options.runs)))
     out = settings.folder(options.out or f"{folder.name}.zip")
     pack(folder, out, settings.folder(options.notebook) if options.notebook else None)
     print(f"Written: {out} ({out.stat().st_size / 1e6:.1f} MB)")
@@ -54,7 +54,8 @@ def run_check(options: argparse.Namespace) -> int:
 
     paths = [Path(os.path.abspath(settings.named_run(name, options.runs))) for name in options.files]
     paths = [path.parent if path.name in KNOWN else path for path in paths]  # a file named for its run folder
-    runs = [path for path in paths if not (path / "lr_find.json").exists()]  # that is looked at with its run
+    alone = [path for path in paths if (path / "lr_find.json").exists() and not (path / "config.json").exists()]
+    runs = [path for path in paths if path not in alone]  # range tests, which are looked at with their runs
     if not runs:
         raise CourseError(f"{paths[0]} is a range test: name the folder of the run beside it.")
     table = settings.folder(options.csv) if options.csv else None
@@ -63,10 +64,10 @@ def run_check(options: argparse.Namespace) -> int:
     grades = grade(_by_student(runs), options.data)
     if len(grades) == 1 and grades[0].demands:
         run = grades[0].run
-        lines = [run.title, *(f"NOTE: {note}" for note in run.config["notes"]), *map(str, grades[0].demands), ""]
-        print(_printable("\n".join(lines)))
+        head = [run.title, *(f"NOTE: {note}" for note in run.config["notes"])]
+        print("\n".join([*map(printable, head), *map(str, grades[0].demands), ""]))
     rows = [_row(each) for each in grades]
-    print(_printable(_table(grades, rows)))
+    print(_table(grades, rows))
     if table:
         write_text(table, _as_csv(rows))
         print(f"Written: {table}")
@@ -74,12 +75,14 @@ def run_check(options: argparse.Namespace) -> int:
 
 
 def _by_student(paths: list[Path]) -> dict[str, list[Path]]:
-    """Files and folders by the name that they share, with that of the folder they are in where it is needed."""
+    """Files and folders by the name that they share, with those of the folders they are in where these are needed."""
     groups = {}
     for path in paths:
-        groups.setdefault((path.parent, path.stem if path.is_file() else path.name), []).append(path)
-    count = Counter(name for _, name in groups)
-    return {name if count[name] == 1 else f"{parent.name}/{name}": files for (parent, name), files in groups.items()}
+        groups.setdefault((*path.parts[:-1], path.stem if path.is_file() else path.name), []).append(path)
+    for depth in itertools.count(1):
+        named = {"/".join(parts[-depth:]): files for parts, files in groups.items()}
+        if len(named) == len(groups):
+            return named
 
 
 def _row(grade) -> dict[str, object]:
@@ -121,6 +124,7 @@ def _as_csv(rows: list[dict]) -> str:
 
 def _table(grades: list, rows: list[dict]) -> str:
     """A line for each run, and below it what does not fit or is not met. Doubtful figures are not shown."""
+    # Names come from strangers: printable, so that they neither steer a terminal nor add lines.
     lines, cells = [], [("hand-in", "recipe", "seed", "", "accuracy", "demands", "exercises")]
     for each, row in zip(grades, rows, strict=True):
         verdict = "UNUSABLE" if each.unusable else "DOUBTFUL" if each.problems else "FAIL" if each.failed else "pass"
@@ -128,19 +132,14 @@ def _table(grades: list, rows: list[dict]) -> str:
         counts = [f"{row[key]} of {row[total]}" if row[total] else ""
                   for key, total in (("demands met", "demands"), (CLAIMED, "exercises in it"))]  # fmt: skip
         figures = f"{accuracy:.2f} %" if accuracy != "" else ""
-        cells.append((each.student, row["recipe"], str(row["seed"]), verdict, figures, *counts))
+        cells.append((printable(each.student), row["recipe"], str(row["seed"]), verdict, figures, *counts))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line, each in zip(cells, (None, *grades), strict=True):
         lines.append("  ".join(map(str.ljust, line, widths)).rstrip())
         if each:
             lines += [f"    {text}" for text in ([each.unusable] if each.unusable else each.problems)]
             lines += [f"    ❌ {demand.text}: {demand.evidence}" for demand in each.failed]
-    return "\n".join(lines)
-
-
-def _printable(text: str) -> str:
-    """The text without what could steer a terminal: names come from strangers."""
-    return "\n".join(UNPRINTABLE.sub("?", line) for line in text.split("\n"))
+    return "\n".join(map(printable, lines))
 
 
 COMMANDS = {"hand-in": run_hand_in, "check": run_check}

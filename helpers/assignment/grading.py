@@ -36,8 +36,7 @@ from helpers.runs import Run, load_model, load_run
 from helpers.schedules import make_optimizer, make_schedule, replay
 from helpers.settings import REPOSITORY
 
-DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
-ADVICE = re.compile(r": (ask for|fetch|it was kept|move|put|train|`)[^:]*$")  # to those who train
+ADVICE = re.compile(r": (ask for|delete|fetch|it was kept|move|put|train|`)[^:]*$")  # to those who train
 LOG_LINE = re.compile(r"^(?:Train|Validation|Test) set: Average loss: ([\d.]+), Accuracy: (\d+)/([1-9]\d*) ", re.M)
 ASKING = ("resnet18_batchnorm", "resnet18_layernorm")  # for galleries: these assignments
 ONE_AT_A_TIME, load_images = Lock(), lru_cache(maxsize=2)(load_data)  # a class has mostly the same images
@@ -56,7 +55,7 @@ class Grade:
     demands: list[Demand] = field(default_factory=list)
     exercises: dict[str, bool] = field(default_factory=dict)
     weights: str = ""  # a digest
-    losses: frozenset = frozenset()  # of every epoch; no two trainings share them
+    losses: frozenset = frozenset()  # of every epoch; trainings share them only with one recipe and one seed
 
     @property
     def seed(self) -> object:
@@ -86,10 +85,10 @@ def grade(hand_ins: dict[str, list[Path]], source: str | None = None) -> list[Gr
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         graded = pool.map(partial(_grade_student, source=source), hand_ins, hand_ins.values())
         grades = [each for some in progress_bar(graded, "Grading", len(hand_ins), "hand-in") for each in some]
-    names = sorted(path.parent for path in REPOSITORY.glob("results/*/summary.json"))
-    recorded = [Grade(f"the recorded results/{folder.name}", folder) for folder in names]
+    folders = sorted(path.parent for path in REPOSITORY.glob("results/*/summary.json"))
+    recorded = [Grade(f"the recorded results/{folder.name}", folder) for folder in folders]
     for each in recorded:
-        with contextlib.suppress(CourseError, *DAMAGE):
+        with contextlib.suppress(Exception):
             _open_run(each)
     for mine in grades:
         copies = {}
@@ -108,8 +107,10 @@ def _grade_student(student: str, paths: list[Path], source: str | None) -> list[
     with TemporaryDirectory(prefix="hand-in-", ignore_cleanup_errors=True) as scratch:
         try:
             folders, notebooks = find_runs(paths, Path(scratch))
-            claims = {name: right for path in notebooks for name, right in claimed_exercises(path).items()}
-        except (CourseError, *DAMAGE) as error:
+            claims = {}
+            for name, right in (claim for path in notebooks for claim in claimed_exercises(path).items()):
+                claims[name] = right or claims.get(name, False)  # an unsolved copy may lie beside it
+        except Exception as error:  # strangers' files can fail as anything
             return [Grade(student, unusable=str(error))]
         grades = [_grade_run(Grade(student, folder, exercises=claims), source) for folder in folders]
     if not grades:
@@ -121,7 +122,7 @@ def _grade_student(student: str, paths: list[Path], source: str | None) -> list[
 def _grade_run(grade: Grade, source: str | None) -> Grade:
     try:
         _open_run(grade)
-        grade.problems += find_problems(grade.run)
+        grade.problems += contradictions(grade.run)
         if source and not grade.problems:
             with ONE_AT_A_TIME:
                 _measure(grade, source)
@@ -129,7 +130,7 @@ def _grade_run(grade: Grade, source: str | None) -> Grade:
             grade.demands = [*checklist(grade.run), *_galleries(grade.run)]
     except CourseError as error:
         grade.unusable = _without_advice(error, grade.folder)
-    except DAMAGE as error:
+    except Exception as error:  # strangers' files can fail as anything
         grade.unusable = f"{grade.folder.name} is damaged ({error!r})"
     return grade
 
@@ -140,7 +141,7 @@ def _open_run(grade: Grade) -> None:
     if missing:
         raise CourseError(f"{', '.join(missing)} missing: the run was not finished, or not handed in whole")
     grade.run = load_run(grade.folder)
-    columns = (grade.run.history[key] for key in ("train_loss", "test_loss"))
+    columns = (np.round(grade.run.history[key], 4) for key in ("train_loss", "test_loss"))  # the log's digits
     grade.losses = frozenset(zip(*columns, strict=True))
     grade.weights = _check_weights(grade.run, grade.problems)
 
@@ -158,7 +159,7 @@ def _shared(one: Grade, other: Grade) -> str:
     return " and ".join(same + (["tables"] if epochs and 2 * epochs >= min(len(one.losses), len(other.losses)) else []))
 
 
-def find_problems(run: Run) -> list[str]:
+def contradictions(run: Run) -> list[str]:
     """Name what in a run's configuration, tables, log and summary does not fit together."""
     config, summary, recipe, history = run.config, run.summary, run.recipe, run.history
     reported, data, epochs, steps = summary["reported"], config["data"], len(history["epoch"]), len(run.steps["step"])
@@ -232,7 +233,8 @@ def _check_weights(run: Run, problems: list[str]) -> str:
         problems.append("best.pt holds numbers that are not finite, or fewer than its network has")
         return ""
     for _, value in sorted(in_half_precision(weights).items()):
-        digest.update(value.contiguous().numpy().tobytes())
+        if value.is_floating_point():  # and not the counters beside them
+            digest.update(value.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -261,21 +263,28 @@ def _measure(grade: Grade, source: str) -> None:
 def claimed_exercises(notebook: Path) -> dict[str, bool]:
     """Tell which exercises of a notebook are solved: by their saved output, and, of a literal answer, by its check.
 
-    Nothing in the notebook is executed.
+    Nothing in the notebook is executed. Raises CourseError if it is none.
     """
     found = {}
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        source, printed = "".join(cell["source"]), "".join("".join(o.get("text", "")) for o in cell.get("outputs", []))
-        for name, answer in re.findall(r"""^check\(["'](\w+)["'], *(\w+)\)""", source, re.M):
-            if name in EXERCISES:
-                found[name] = f"✅ {name}: right" in printed and not _wrong_literal(source, name, answer)
+    try:
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+            source = "".join(cell["source"])
+            printed = "".join("".join(output.get("text", "")) for output in cell.get("outputs", []))
+            for name, answer in re.findall(r"""^check\(["'](\w+)["'], *(\w+)\)""", source, re.M):
+                if name in EXERCISES:
+                    found[name] = f"✅ {name}: right" in printed and not _wrong_literal(source, name, answer)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CourseError(f"{notebook.name} cannot be read as a notebook ({error!r})") from error
     return found
 
 
 def _wrong_literal(source: str, name: str, answer: str) -> bool:
-    """Tell whether the answer is a literal that the exercise's check refuses."""
+    """Tell whether the answer is a literal, used for nothing else, that the exercise's check refuses."""
     with contextlib.suppress(SyntaxError, ValueError, MemoryError, RecursionError):  # magics, expressions
-        assigned = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+        tree = ast.parse(source)
+        assigned = [node for node in tree.body if isinstance(node, ast.Assign)]
         values = [node.value for node in assigned if getattr(node.targets[0], "id", "") == answer]
-        return bool(values and find_problem(EXERCISES[name](), ast.literal_eval(values[-1])))
+        uses = sum(getattr(node, "id", "") == answer for node in ast.walk(tree))  # a list may be appended to
+        literal = values and uses == len(values) + 1
+        return bool(literal and find_problem(EXERCISES[name](), ast.literal_eval(values[-1])))
     return False

@@ -1,20 +1,23 @@
 """Hand-ins: a run packed into one file, and what students sent opened without trusting it."""
 
+import contextlib
 import hashlib
 import io
 import json
+import lzma
 import platform
 import re
 import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import torch
 
 from helpers.assignment.checklist import range_tests
+from helpers.assignment.exercises import EXERCISES
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import in_half_precision, write_atomically
 from helpers.runs import load_model, load_run
@@ -24,7 +27,7 @@ NEEDED = ("config.json", "history.csv", "steps.csv", "train.log", "summary.json"
 KNOWN = (*NEEDED, "gallery.json", "lr_find.json", "best.pt", "last.pt")
 # What a hand-in may unpack to, some ten times a run with its checkpoints, and by how much a zip may have shrunk it.
 MOST_BYTES, MOST_FILES, MOST_RATIO, LARGEST_TEXT, DEEPEST = 2**31, 20_000, 100, 2**26, 16
-BAD_ZIP = (EOFError, OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
+BAD_ZIP = (EOFError, OSError, RuntimeError, ValueError, lzma.LZMAError, zipfile.BadZipFile, zlib.error)
 
 
 def pack(folder: Path, out: Path, notebook: Path | None = None) -> None:
@@ -47,7 +50,7 @@ def pack(folder: Path, out: Path, notebook: Path | None = None) -> None:
     files[f"{folder.name}/best.pt"] = content.getbuffer()
     if notebook:
         files[notebook.name] = _without_machine(notebook).encode()
-    if out.exists() and not zipfile.is_zipfile(out):
+    if out.exists() and not (out.suffix.lower() == ".zip" and zipfile.is_zipfile(out)):  # a checkpoint is one, too
         raise CourseError(f"{out} is there and no zip: choose another file with --out.")
     with zipfile.ZipFile(packed, "w") as archive:
         for name, data in files.items():
@@ -58,16 +61,26 @@ def pack(folder: Path, out: Path, notebook: Path | None = None) -> None:
 def _without_machine(notebook: Path) -> str:
     """A notebook without the machine's paths, and without the names of host and user in its outputs."""
     try:
-        text = notebook.read_text(encoding="utf-8")
+        content = json.loads(notebook.read_text(encoding="utf-8"))
         for path, word in ((REPOSITORY, "course"), (Path.home(), "~")):
-            text = text.replace(json.dumps(str(path))[1:-1], word)
-        content, names = json.loads(text), map(re.escape, filter(None, (platform.node(), Path.home().name)))
+            if path.name:  # a container's home may be /
+                content = _mapped(content, lambda text, path=path, word=word: text.replace(str(path), word))
+        names = map(re.escape, {platform.node(), Path.home().name} - {"", *EXERCISES})
         named = re.compile(rf"\b({'|'.join(names) or '$'})\b")
         for cell in (cell for cell in content["cells"] if "outputs" in cell):
-            cell["outputs"] = json.loads(named.sub("machine", json.dumps(cell["outputs"])))
+            cell["outputs"] = _mapped(cell["outputs"], lambda text: named.sub("machine", text))
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     except (AttributeError, OSError, ValueError, LookupError, TypeError) as error:
         raise CourseError(f"{notebook} cannot be read as a notebook ({error!r}): name another.") from error
+
+
+def _mapped(value: object, change: Callable[[str], str]) -> object:
+    """A part of a notebook with its texts changed, but for keys and pictures."""
+    if isinstance(value, dict):
+        return {key: part if key.startswith("image/") else _mapped(part, change) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_mapped(part, change) for part in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def find_runs(paths: list[Path], scratch: Path) -> tuple[list[Path], list[Path]]:
@@ -96,7 +109,7 @@ def _files(path: Path, scratch: Path, depth: int = 0) -> Iterator[Path]:
                 yield from _files(child, scratch, depth + 1)
     elif path.name in KNOWN or path.suffix.lower() == ".ipynb":
         if path.suffix == ".pt" and zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
+            with contextlib.suppress(*BAD_ZIP), zipfile.ZipFile(path) as archive:  # damage is told of when it is read
                 _check_size(archive, path, scratch)
         elif path.suffix != ".pt" and path.stat().st_size > LARGEST_TEXT:
             raise CourseError(f"{path.name} is larger than such a file can be")

@@ -66,7 +66,7 @@ def run_report(options: argparse.Namespace) -> int:
     if not options.check:
         written = report.report(load_data(options.data) if options.data else None)
         names = ", ".join(str(path.relative_to(settings.REPOSITORY)) for path in written)
-        print("Written:", names or "nothing, all is up to date")
+        print("Written or removed:", names or "nothing, all is up to date")
         return 0
     faults = report.check()
     print("\n".join(faults) or "Pages and images/ match results/.")
@@ -116,9 +116,7 @@ def run_students(options: argparse.Namespace) -> None:
     from helpers.authoring.students import make_edition
 
     make_edition(settings.folder(options.out), options.repo)
-    print(
-        f"Written: {options.out}. Its badges and first cells lead to https://github.com/{options.repo}: push it there."
-    )
+    print(f"Written: {options.out}. Its badges and first cells lead to {options.repo}, on GitHub: push it there.")
 
 
 def _in_the_repository(command: Callable) -> Callable:

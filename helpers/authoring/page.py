@@ -8,7 +8,7 @@ from torchinfo import summary
 from helpers.assignment.checklist import ASSIGNMENTS
 from helpers.authoring import pictures
 from helpers.authoring.pictures import Picture
-from helpers.authoring.results import Results, target
+from helpers.authoring.results import Results, demanded_accuracy
 from helpers.data import SIZE, Data
 from helpers.models import make_model
 from helpers.recipes import RECIPES
@@ -56,7 +56,7 @@ def _table(head: tuple, rows: list[tuple]) -> str:
 
 
 def _spread(values: list[float]) -> str:
-    """The mean and the sample standard deviation; of fewer than three, which say little about a spread, each value."""
+    """The mean and the sample standard deviation; fewer than three values, which tell little of it, are listed."""
     if not values:
         return "not run yet"
     if len(values) < 3:
@@ -81,10 +81,6 @@ def _last(runs: list[Run], column: str) -> str:
     return _spread([float(run.history[column][-1]) for run in runs])
 
 
-def _seeds(runs: list[Run]) -> str:
-    return ", ".join(str(run.config["seed"]) for run in runs)
-
-
 def _logs(runs: list[Run]) -> str:
     return ", ".join(f"[seed {run.config['seed']}]({run.folder.name}/train.log)" for run in runs) or "not run yet"
 
@@ -101,12 +97,12 @@ def _results(ours: dict[str, list[Run]], columns: tuple[str, ...]) -> str:
         cells = {
             "recipe": f"`{name}`",
             "epochs": recipe.epochs,
-            "seed": _seeds(runs),
+            "seed": ", ".join(str(run.config["seed"]) for run in runs),
             "seeds": len(runs),
             "test accuracy": f"**{accuracy}**" if runs else accuracy,
             "flip averaging": _accuracy(runs, "test_acc_flip_averaging"),
             "best epoch": _spread([run.summary["best_test_acc"] for run in runs]),
-            "demanded": _percent(target(recipe)),
+            "demanded": _percent(demanded_accuracy(recipe)),
             "others, proven by a log": f"{_percent(recipe.about.others)}{claimed}",
         }
         rows.append(tuple(cells[column] for column in columns))
@@ -135,7 +131,7 @@ def _in_words(runs: list[Run]) -> str:
 
 
 def _weights(run: Run) -> str:
-    rounded, in_run = (run.summary[part]["test_acc"] for part in ("weights", "reported"))
+    rounded, in_run = run.summary["weights"]["test_acc"], run.summary["reported"]["test_acc"]
     return f"Drawn with its weights in half precision: {rounded:.2f} % with these, {in_run:.2f} % in the run."
 
 
@@ -183,7 +179,7 @@ def _published(results: Results, ours: dict[str, list[Run]]) -> Parts:
     for assignment in dict.fromkeys(recipe.about.assignment for recipe in published):
         names = [name for name, recipe in RECIPES.items() if recipe.about.assignment == assignment]
         names = [name for name in names if name not in ours] + [name for name in names if name in ours]
-        rows = {"": names}
+        rows = {}
         for name in names:
             about, runs = RECIPES[name].about, results.by_recipe[name]
             cells = {
@@ -199,11 +195,8 @@ def _published(results: Results, ours: dict[str, list[Run]]) -> Parts:
             }
             for row, cell in cells.items():
                 rows.setdefault(row, []).append(cell)
-        (_, head), *body = rows.items()
-        parts += [
-            f"## Assignment `{assignment}`",
-            _table(("", *(f"`{name}`" for name in head)), [(a, *b) for a, b in body]),
-        ]
+        head = ("", *(f"`{name}`" for name in names))
+        parts += [f"## Assignment `{assignment}`", _table(head, [(row, *cells) for row, cells in rows.items()])]
         firsts = [runs[0] for name in names if name not in ours and (runs := results.by_recipe[name])]
         parts += [pictures.run_pictures(run)["curves"] for run in firsts]
     return parts
@@ -222,7 +215,7 @@ def _lost(runs: list[Run]) -> str:
 
 def _lost_classes(results: Results) -> str:
     """Which classes are on their way out after the first steps, and after the whole first epoch, by seed."""
-    first, epoch = (_lost_by_seed(rows) for rows in (results.lost_classes, results.lost_classes_epoch))
+    first, epoch = _lost_by_seed(results.lost_classes), _lost_by_seed(results.lost_classes_epoch)
     rows = [
         (f"`{name}`", len(lost), "; ".join(lost), "; ".join(epoch.get(name, ["not run yet"])))
         for name, lost in first.items()

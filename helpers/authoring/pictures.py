@@ -18,7 +18,7 @@ from matplotlib.figure import Figure, SubFigure
 from PIL import Image, PngImagePlugin
 
 from helpers.augmentation import normalise
-from helpers.authoring.results import Results, target
+from helpers.authoring.results import Results, demanded_accuracy
 from helpers.data import Data
 from helpers.figures import drawing, galleries, illustrations, plots
 from helpers.gradcam import heatmaps
@@ -181,7 +181,7 @@ def _draw_front(test: RangeTest, run: Run, data: Data, rows: int) -> Figure:
     ax.axvspan(test.lr_min, test.lr_max, color=drawing.COLOURS["val"], alpha=0.15, linewidth=0)
     ax.set(xscale="log", xlabel="learning rate", ylabel="training loss")
     ax.set_title(f"LRMIN {test.lr_min:g}, LRMAX {test.lr_max:g}", color=drawing.ink(drawing.COLOURS["val"]), **style)
-    ax, accuracy, goal = train.subplots(), run.history["test_acc"], target(run.recipe)
+    ax, accuracy, goal = train.subplots(), run.history["test_acc"], demanded_accuracy(run.recipe)
     ax.plot(run.history["epoch"], accuracy, color=drawing.ink(drawing.COLOURS["test"]))
     ax.axhline(goal or accuracy[-1], color=drawing.GREY, linestyle="--", linewidth=1)
     ax.set(xlabel="epoch", ylabel="test accuracy (%)")

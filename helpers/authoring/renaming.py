@@ -20,7 +20,7 @@ ADDRESS = re.compile(r"^(https?://)?(www\.)?github\.com/|(?<!^)(\.git)?/?$")
 def rename(
     new: str, folder: Path = REPOSITORY, old: str = GITHUB, title: str | None = None, holder: str | None = None
 ) -> list[tuple[Path, int]]:
-    """Replace the name `old`, OWNER/REPO, by `new`, which may be pasted as the address of a page on GitHub.
+    """Replace the name `old`, OWNER/REPO, by `new`, which may be pasted as the repository's address on GitHub.
 
     `title`: of the course. `holder`: who is cited, and holds the rights to what is added; the template's own notice
     stays in LICENSE, as its licence wants. Returns the files that changed, each with the number of replacements.
@@ -43,11 +43,11 @@ def rename(
         changes.append(("CITATION.cff", r"(?<=\ntitle: ).*", json.dumps(title)))
         changes.append(("myst.yml", r"(?<=\n  title: ).*|(?<=logo_text: ).*", json.dumps(title)))
     if holder:
-        year = "(c) " + re.search(r"\d{4}", (folder / "LICENSE").read_text())[0]
+        licence = folder / "LICENSE"  # another one than the template's has no such place
+        year = re.search(r"\d{4}", licence.read_text(encoding="utf-8")) if licence.exists() else None
+        notice = f"Copyright (c) {year[0] if year else ''} {holder}\n\n"
         changes.append(("CITATION.cff", r"(?<=- name: ).*", json.dumps(holder)))
-        changes.append(
-            ("LICENSE", rf"(?<=\n)\n(?=Permission)(?<!{re.escape(holder)}\n\n)", f"Copyright {year} {holder}\n\n")
-        )
+        changes.append(("LICENSE", rf"(?<=\n)\n(?=Permission)(?<!{re.escape(holder)}\n\n)", notice))
     changed = []
     for path in (path for pattern in FILES for path in sorted(folder.glob(pattern))):
         text, total = path.read_bytes().decode(), 0

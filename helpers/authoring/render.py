@@ -41,7 +41,8 @@ def render(path: Path, data: str, root: Path = REPOSITORY) -> None:
         if (root / "results").is_dir():
             shutil.copytree(root / "results", runs, dirs_exist_ok=True)
         course = {"COURSE_DATA": data, "COURSE_RUNS": runs, "COURSE_FAST": "", "COURSE_RECORDED": "1"}
-        options = {"timeout": LONGEST, "extra_arguments": ["--log-level=ERROR"]}  # the kernel's, which warns of itself
+        # The kernel warns of itself; a notebook may name another environment's.
+        options = {"timeout": LONGEST, "extra_arguments": ["--log-level=ERROR"], "kernel_name": "python3"}
         client = NotebookClient(notebook, resources={"metadata": {"path": str(path.parent)}}, **options)
         try:
             client.execute(env=os.environ | course | {"TQDM_DISABLE": "1"})
@@ -61,7 +62,7 @@ def render(path: Path, data: str, root: Path = REPOSITORY) -> None:
 
 
 def _tidied(outputs: list) -> list:
-    """Without warnings of libraries, what was printed in one piece, pictures made smaller."""
+    """The outputs without libraries' warnings, consecutive prints joined, pictures made smaller."""
     tidy = []
     for output in outputs:
         if output.get("name") == "stderr":

@@ -19,7 +19,9 @@ SECTION = re.compile(r"<!-- report:(\w+) -->(.*?)<!-- /report:\1 -->", re.DOTALL
 
 
 def report(data: Data | None = None, root: Path = REPOSITORY) -> list[Path]:
-    """Write every page's blocks and every figure in `images/` that is missing or stale. Returns what was written.
+    """Write every page's blocks and every missing or stale figure, and remove figures that no page shows any more.
+
+    Returns what was written or removed.
 
     Figures that show images are only drawn with `data`, the complete CIFAR-10. Raises CourseError if they are
     needed and not given, and for a page whose markers are damaged.
@@ -40,7 +42,7 @@ def report(data: Data | None = None, root: Path = REPOSITORY) -> list[Path]:
     changed = {path: new for path, (old, new) in texts.items() if new != old}
     for path, new in changed.items():
         write_text(path, new)
-    return [*(path for path, (picture, _) in stale.items() if picture), *changed]
+    return [*stale, *changed]
 
 
 def check(root: Path = REPOSITORY) -> list[str]:
@@ -61,7 +63,11 @@ def _figures(root: Path, made: dict[str, dict[str, Parts]]) -> dict[Path, tuple[
     pictures = [picture for part in parts if isinstance(part, Picture) for picture in (part, part.narrow) if picture]
     files = {root / "images" / file: (picture, dark) for picture in pictures for file, dark in picture.files.items()}
     checked = {path: (drawing, drawing[0].fault(path)) for path, drawing in files.items()}
-    others = [path for path in sorted((root / "images").glob("*.png")) if path not in files]
+    pages = [path for folder in (root, root / "docs", root / "results") for path in folder.glob("*.md")]
+    authors = "".join(SECTION.sub("", path.read_text(encoding="utf-8")) for path in pages)  # who may show their own
+    others = [
+        path for path in sorted((root / "images").glob("*.png")) if path not in files and path.name not in authors
+    ]
     return checked | dict.fromkeys(others, ((None, False), "is shown nowhere"))
 
 
@@ -73,7 +79,7 @@ def _texts(root: Path, name: str, blocks: dict[str, Parts]) -> tuple[str, str]:
     if (
         len(set(found)) < len(found)
         or not needed <= set(found) <= set(blocks)
-        or old.count("report:") != 2 * len(found)
+        or len(re.findall("<!-- /?report:", old)) != 2 * len(found)
     ):
         raise CourseError(
             f"{name} has to hold <!-- report:NAME --> and <!-- /report:NAME --> once for each of {', '.join(blocks)}; "

@@ -30,23 +30,16 @@ class Results:
     lost_classes_epoch: tuple[dict[str, str], ...] = ()  # and of lost_classes_epoch.csv
 
     @property
-    def runs(self) -> list[Run]:
-        return [run for runs in self.by_recipe.values() for run in runs]
-
-    @property
     def with_weights(self) -> list[Run]:
         """The first run with recorded weights, per recipe."""
-        firsts = {}
-        for run in self.runs:
-            if "weights" in run.summary:
-                firsts.setdefault(run.recipe.name, run)
-        return list(firsts.values())
+        recorded = ([run for run in runs if "weights" in run.summary] for runs in self.by_recipe.values())
+        return [runs[0] for runs in recorded if runs]
 
 
 def load_results(root: Path = REPOSITORY) -> Results:
     """Read `results/`. Raises CourseError for a record that is damaged or no result, see `_check_result`."""
     by_recipe, range_tests = {name: [] for name in RECIPES}, {}
-    for folder in sorted(path for path in (root / "results").glob("*") if path.is_dir()):
+    for folder in sorted(path for path in (root / "results").glob("[!._]*") if path.is_dir()):
         if folder.name.endswith("-lr-find"):
             test = load_lr(folder / "lr_find.json")
             _check_range_test(test, folder)
@@ -72,7 +65,7 @@ def check_data(fingerprint: str, source: object) -> None:
 
 
 def _check_result(run: Run) -> None:
-    """Raises CourseError unless the run is finished, of today's recipe, every epoch of it, on full CIFAR-10."""
+    """Raises CourseError unless the run is finished, of today's recipe, on full CIFAR-10."""
     run.check_finished()
     check_data(run.config["data"]["fingerprint"], run.folder)
     if run.recipe != RECIPES.get(run.recipe.name):
@@ -96,7 +89,7 @@ def _refuse_other_recipe(folder: Path, changes: list[str]) -> None:
     )
 
 
-def target(recipe: Recipe) -> float | None:
+def demanded_accuracy(recipe: Recipe) -> float | None:
     """The test accuracy in % that a recipe's assignment demands, as its sentence has it; None without an assignment."""
     demands = ASSIGNMENTS.get(recipe.about.assignment, [])
     numbers = [found[1] for sentence, _ in demands if (found := re.search(r"([\d.]+) % on CIFAR-10", sentence))]
@@ -128,6 +121,8 @@ def record(folder: Path, data: Data | None = None, root: Path = REPOSITORY) -> P
     for file in FILES:
         if (folder / file).exists():
             write_text(target / file, (folder / file).read_text(encoding="utf-8"))
+    if run:  # an earlier record or a hand-in has weights
+        write_summary(target, {key: value for key, value in run.summary.items() if key != "weights"})
     if best:
         _record_weights(best, target, data)
     return target

@@ -101,7 +101,7 @@ def show_heat(ax: Axes, image: np.ndarray, heat: np.ndarray, title: str) -> None
 
 
 def class_names(names: Sequence[str], letters: int = 24) -> list[str]:
-    """As figures show them: long ones without their end, middle or beginning, where that leaves them distinct.
+    """Shorten long names, at their end, middle or beginning, where that leaves them distinct.
 
     Installed fonts are added to matplotlib's for letters that DejaVu Sans, its own, does not have.
     """

@@ -138,7 +138,7 @@ def plot_confused_pairs(run: Run, data: Data, predictions: Selection, pairs: int
             ax.axis("off")
         for ax, index in zip(row, confident_first(predictions, mistakes), strict=False):
             drawing.show_image(ax, data.test.images[index], _percent(predictions.confidence[index]))
-        text = f"{names[actual]} taken\nfor {names[predicted]}\n{number} images"
+        text = f"{names[actual]} taken\nfor {names[predicted]}\n{number} image{'s' * (number > 1)}"
         drawing.write_left(row[0], text)
     return drawing.label_run(figure, run, "The most frequent confusions, and the most confident of these mistakes")
 
@@ -195,8 +195,8 @@ def make_gallery(
 def save_gallery(run: Run, data: Data, model: nn.Module, **choice) -> list[Path]:
     """Write the pictures of a run, and `gallery.json`, which says what they show: indices into `data.test`.
 
-    `choice`: as for `make_gallery`. A picture of which there is nothing to show is not written, and an older one of
-    it removed. Raises CourseError before anything is written if an argument is wrong.
+    `choice`: as for `make_gallery`. A picture that would show nothing is not written, and an older file of it
+    is removed. Raises CourseError before anything is written if an argument is wrong.
     """
     gallery = make_gallery(run, data, model, **choice)
     with locked(run.folder):

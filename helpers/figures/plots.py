@@ -64,7 +64,7 @@ def plot_range_test(result: RangeTest) -> Figure:
 def plot_schedule(run: Run) -> Figure:
     """Learning rate and momentum of every optimizer step of the run, as the optimizer had them."""
     run.check_begun()
-    lr, momentum = run.steps["lr"], run.steps["momentum"]
+    lr, momentum, ends = run.steps["lr"], run.steps["momentum"], "ends" if run.summary else "is now"
     epoch, peak, colour = (run.steps["step"] + 1) / run.steps_per_epoch, int(np.argmax(lr)), ink(COLOURS["lr"])
     figure, ax = plt.subplots(figsize=(8, 3.4))
     ax.plot(epoch, lr, color=colour)
@@ -80,7 +80,7 @@ def plot_schedule(run: Run) -> Figure:
     else:
         when = f" at epoch {epoch[peak]:.3g}"
         labels = [(0, "", 3, -12, "left"), (peak, when, 0, 5, "center"), (-1, "", 0, -12, "right")]
-        title = f"The learning rate climbs to {lr[peak]:.3g}{when} and ends at {lr[-1]:.2g}"
+        title = f"The learning rate climbs to {lr[peak]:.3g}{when} and {ends} at {lr[-1]:.2g}"
     for step, text, dx, dy, side in labels:
         write(ax, f"{lr[step]:.3g}{text}", (epoch[step], lr[step]), dx, dy, ha=side, color=colour)
     if np.ptp(momentum) == 0:  # a second axis would only cross the curve

@@ -1,1 +1,1 @@
-"""The ground that the course stands on: trust it, or skip it. Nothing here knows of networks, schedules or training."""
+"""The ground that the course stands on: trust it, or skip it. It imports recipes alone of the course."""

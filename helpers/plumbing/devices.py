@@ -114,7 +114,9 @@ def explain_failures(function: Callable) -> Callable:
 
 
 def pick_device() -> Device:
-    """CUDA with bfloat16 (float16 before Ampere), or the CPU with bfloat16 where that is faster than float32.
+    """CUDA with bfloat16 (float16 before Ampere), or the CPU, in bfloat16 if that is measured to be faster.
+
+    Several processes, which have to agree, take bfloat16 where /proc/cpuinfo lists it.
 
     Custom ResNet at batch 512, channels last, on two cores with AVX512-BF16: float32 100 images/s, bfloat16 190
     (results/BENCH.md).
@@ -144,7 +146,7 @@ def pick_device() -> Device:
 
 
 def describe_machine() -> str:
-    """For a notebook's start: what will be used, and what to do if a GPU is not switched on."""
+    """Describe, for a notebook's start, what will be used, and what to do if a GPU is not switched on."""
     device = pick_device()
     text = f"{device.provenance}, Python {platform.python_version()}"
     return text if device.device.type == "cuda" else f"{text}\n{NO_GPU}"

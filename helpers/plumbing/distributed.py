@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
 
 from helpers.plumbing.errors import CourseError
@@ -65,7 +65,7 @@ def _end(number: int, frame: object) -> None:
 
 
 def share(count: int) -> slice:
-    """Which of `count` things in a row are this process's: parts as equal as can be, the larger ones first."""
+    """This process's slice of `count` things in a row: parts as equal as can be, the larger ones first."""
     each, rest = divmod(count, WORLD_SIZE)
     start = RANK * each + min(RANK, rest)
     return slice(start, start + each + int(rest > RANK))
@@ -202,12 +202,10 @@ def _store():
 @contextmanager
 def muted(*, errors: bool = False) -> Iterator[None]:
     """Only the first process's prints within the block are seen; with `errors`, what goes to stderr as well."""
-    with ExitStack() as stack:
-        if RANK:
-            nowhere = stack.enter_context(open(os.devnull, "w"))
-            stack.enter_context(redirect_stdout(nowhere))
-            if errors:
-                stack.enter_context(redirect_stderr(nowhere))
+    if not RANK:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere if errors else sys.stderr):
         yield
 
 

@@ -3,6 +3,7 @@
 torchvision's and torch.hub's own downloads resume nothing and wait forever; the former also falls back to plain HTTP.
 """
 
+import contextlib
 import itertools
 import sys
 import time
@@ -58,7 +59,9 @@ def download(path: Path, addresses: list[str], md5: str) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     part, problems = path.with_name(f"{path.name}.part"), {}
-    with FileLock(f"{path}.lock"):  # another process may be downloading the same
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(NotImplementedError, OSError):  # no locks there: go on without
+            stack.enter_context(FileLock(f"{path}.lock", fallback_to_soft=False))  # others may be downloading it
         for attempt in itertools.count():
             before = _size(part)
             for address in [address for address in addresses if "MD5" not in problems.get(address, "")]:

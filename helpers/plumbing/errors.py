@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # a notebook's first cell gets here in environments that lack every package
     from pydantic import ValidationError
 
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # no text of a name
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # characters that no name should hold
 
 
 def printable(text: str) -> str:
@@ -34,7 +34,8 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, epochs_done: int, epochs: int, arguments: tuple = ()):
         super().__init__(*arguments)
         saved = f"epoch {epochs_done} is saved" if epochs_done else "no epoch was finished yet"
-        self.sentence = f"Stopped in epoch {epochs_done + 1} of {epochs}; {saved}. Run this again to go on."
+        epoch = min(epochs_done + 1, epochs)
+        self.sentence = f"Stopped in epoch {epoch} of {epochs}; {saved}. Run this again to go on."
 
     def _render_traceback_(self) -> list[str]:
         return [self.sentence]

@@ -21,9 +21,7 @@ Draw = Callable[[], Tensor]  # a number within [0, 1) for each image, (N,)
 
 
 def pad_if_needed(images: Tensor, draw: Draw, *, min_height: int, min_width: int, border_mode: str) -> Tensor:
-    height, width = (
-        max(0, least - size) for least, size in zip((min_height, min_width), images.shape[2:], strict=True)
-    )
+    height, width = max(0, min_height - images.shape[2]), max(0, min_width - images.shape[3])
     sides = (width // 2, width - width // 2, height // 2, height - height // 2)
     if border_mode != "BORDER_REFLECT_101":
         raise ValueError(border_mode)
@@ -48,16 +46,14 @@ def coarse_dropout(
 ) -> Tensor:
     if tuple(num_holes_range) != (1, 1):
         raise ValueError(num_holes_range)
-    inside = [
-        _span(draw, size, *lengths)
-        for size, lengths in zip(images.shape[2:], (hole_height_range, hole_width_range), strict=True)
-    ]
+    rows = _span(draw, images.shape[2], *hole_height_range)
+    columns = _span(draw, images.shape[3], *hole_width_range)
     fill = _colour(fill, images.device)
-    return torch.where(inside[0][:, None, :, None] & inside[1][:, None, None, :], fill, images)
+    return torch.where(rows[:, None, :, None] & columns[:, None, None, :], fill, images)
 
 
 def _span(draw: Draw, size: int, shortest: int, longest: int) -> Tensor:
-    """Which of `size` positions lie in a span drawn for each image, (N, size); it lies wholly inside."""
+    """A mask (N, size) of a span drawn for each image, which lies wholly inside."""
     if not all(type(end) is int and 1 <= end <= size for end in (shortest, longest)):
         raise ValueError((shortest, longest))  # a float is a share of the image, in albumentations
     length = _whole(draw(), shortest, longest)

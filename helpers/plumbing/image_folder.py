@@ -37,9 +37,10 @@ def _mistake(sentence: str) -> CourseError:
 
 
 def folder_source(folder: Path) -> Source:
-    """`folder/train/<class>/**` and `folder/test/<class>/**`; labels follow the sorted class names. Raises CourseError.
+    """`folder/train/<class>/**` and `folder/test/<class>/**` (or val, valid, validation). Raises CourseError.
 
-    A class's name is compared and kept in Unicode's composed form (NFC), as systems spell one name differently.
+    Labels follow the sorted class names, which are compared and kept in Unicode's composed form (NFC), as systems spell
+    one name differently.
     """
     layout = "with train/<class>/* and test/<class>/* images"
     if not folder.is_dir():
@@ -103,7 +104,7 @@ def _read_folder(folder: Path, parts: dict[str, dict], notes: list[str], left_ou
     happened = defaultdict(list, {"left out": [*left_out]})
     for part, classes in parts.items():
         paths = [path for files in classes.values() for path in files]
-        labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
+        labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(files) for files in classes.values()])
         images, kept = np.empty((len(paths), SIZE, SIZE, 3), np.uint8), np.zeros(len(paths), bool)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             decoded = progress_bar(pool.map(_try_to_decode, paths), f"Decoding {part}", len(paths), " images")

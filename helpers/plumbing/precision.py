@@ -9,6 +9,9 @@ from pathlib import Path
 
 import torch
 
+# Windows counts a thread's time in ticks of 15.6 ms (https://github.com/python/cpython/issues/135304).
+CLOCK = time.perf_counter if platform.system() == "Windows" else time.thread_time
+
 
 @functools.cache
 def bfloat16_is_faster(cpu: str) -> bool:
@@ -23,10 +26,12 @@ def bfloat16_is_faster(cpu: str) -> bool:
         return {"faster": True, "slower": False}[remembered.read_text()]
     threads, left = torch.get_num_threads(), 0.0
     torch.set_num_threads(1)  # so that a thread's own time can be measured, whatever else the machine computes
-    with suppress(RuntimeError):  # for some CPUs oneDNN has no gradients in bfloat16 (pytorch issue 148861)
-        left = sum(_seconds(torch.float32) for _ in range(8)) - _seconds(torch.bfloat16)
-        left -= sum(_seconds(torch.bfloat16) for _ in range(7 if left > 0 else 0))
-    torch.set_num_threads(threads)
+    try:
+        with suppress(RuntimeError):  # for some CPUs oneDNN has no gradients in bfloat16 (pytorch issue 148861)
+            left = sum(_seconds(torch.float32) for _ in range(8)) - _seconds(torch.bfloat16)
+            left -= sum(_seconds(torch.bfloat16) for _ in range(7 if left > 0 else 0))
+    finally:
+        torch.set_num_threads(threads)
     with suppress(OSError):
         remembered.parent.mkdir(parents=True, exist_ok=True)
         remembered.write_text("faster" if left > 0 else "slower")
@@ -38,7 +43,7 @@ def _seconds(dtype: torch.dtype) -> float:
     """This thread's time for a product, a convolution and their gradients, of ones: no random numbers are drawn."""
     shapes = ((256, 256), (8, 64, 16, 16), (64, 64, 3, 3))
     matrix, maps, kernels = (torch.ones(shape, dtype=dtype, requires_grad=True) for shape in shapes)
-    started = time.thread_time()
+    started = CLOCK()
     result = (matrix @ matrix).sum() + torch.conv2d(maps, kernels, padding=1).sum()
     torch.autograd.grad(result, (matrix, maps, kernels))
-    return time.thread_time() - started
+    return CLOCK() - started

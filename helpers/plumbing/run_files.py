@@ -122,7 +122,7 @@ def differences(recipe: Recipe) -> list[str]:
 
 
 def compared(new: dict, old: dict) -> list[str]:
-    """The same for recipes as `as_dict` gives them, or parts of such."""
+    """List how two recipes differ, given as by `as_dict`, whole or in part."""
     keys = [key for key in {**new, **old} if new.get(key) != old.get(key)]  # another schedule has other values
     return [f"{key}={_short(new.get(key))} (recipe: {_short(old.get(key))})" for key in keys]
 
@@ -215,15 +215,14 @@ def code_version() -> str:
 
     Unpacked inside another repository, the course has no commit of its own.
     """
-    command = ["git", "-C", str(REPOSITORY)]
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(REPOSITORY), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        top, described = (
-            subprocess.run([*command, *words], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-            for words in (
-                ("rev-parse", "--show-toplevel"),
-                ("describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"),
-            )
-        )
+        top = git("rev-parse", "--show-toplevel")
+        described = git("describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return __version__
     return f"{__version__} ({described})" if Path(top).resolve() == REPOSITORY else __version__

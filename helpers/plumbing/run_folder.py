@@ -36,8 +36,8 @@ def own_checkpoint(path: Path, config: Config) -> dict:
     """
     if not path.exists():
         raise CourseError(
-            f"{path} is missing: put it back, finish the run if it never was, or move the run folder away to train "
-            "afresh."
+            f"{path} is missing: put it back, go on with the run if it was interrupted, or move the run folder away "
+            "to train afresh."
         )
     state = load_checkpoint(path)
     try:
@@ -80,7 +80,7 @@ class RunFolder:
     """A run folder while its training goes on, locked. Of several processes the first alone touches it."""
 
     def __init__(self, path: Path, config: Config):
-        self.path, self.config = path, config
+        self.path, self.config, self.saved = path, config, 0  # the last epoch that is saved
 
     def __enter__(self) -> "RunFolder":
         self.stack = contextlib.ExitStack()
@@ -95,7 +95,9 @@ class RunFolder:
 
         Raises CourseError if the folder holds another run's or damaged files.
         """
-        return distributed.from_rank_zero(self._open, training)
+        finished, state = distributed.from_rank_zero(self._open, training)
+        self.saved = state["epoch"] if state else 0
+        return finished, state
 
     def _open(self, training) -> tuple[bool, dict | None]:
         path, summary = self.path / "config.json", self.path / "summary.json"
@@ -138,6 +140,7 @@ class RunFolder:
     def save(self, state: dict, training) -> None:
         """Write checkpoints and tables after an epoch."""
         distributed.from_rank_zero(self._save, state, training)
+        self.saved = training.epoch
 
     def _save(self, state: dict, training) -> None:
         # best.pt first: killed between the two, the run repeats this epoch and writes the same again.

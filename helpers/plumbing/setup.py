@@ -1,4 +1,4 @@
-"""Spares the notebooks' first cell the look at its environment, and Colab and Kaggle the packages that they lack."""
+"""Spares the notebooks' first cell the check of its environment, and the installation of what Colab and Kaggle lack."""
 
 import os
 import re
@@ -18,7 +18,7 @@ REQUIREMENT = re.compile(r"^(?!jupyter|nbval)([\w.-]+)[^#\n]*[^#\s]", re.MULTILI
 def set_up(version: str, *, install: bool) -> None:
     """Print device, precision and data. `version`: the notebook's; `install`: add missing packages first.
 
-    Raises CourseError if the interpreter is too old or lacks packages, as another environment's does.
+    Raises CourseError if packages cannot be added or, without `install`, if some are missing or Python is too old.
     """
     text = REQUIREMENTS.read_text(encoding="utf-8") if REQUIREMENTS.exists() else ""
     wanted = {found[1]: found[0] for found in REQUIREMENT.finditer(text)}

@@ -90,9 +90,7 @@ def draw(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     and on i alone: fewer pictures are the first ones of more pictures.
     """
     # A stream of random numbers for each use, each read picture by picture: hence the prefix property.
-    label_stream, layout_stream, noise_stream = (
-        np.random.default_rng(sequence) for sequence in np.random.SeedSequence(seed).spawn(3)
-    )
+    label_stream, layout_stream, noise_stream = np.random.default_rng(seed).spawn(3)
     tens = np.tile(np.arange(len(SHAPES), dtype=np.int64), (-(-count // len(SHAPES)), 1))
     labels = label_stream.permuted(tens, axis=1).reshape(-1)[:count]
     images = np.empty((count, SIZE, SIZE, 3), dtype=np.uint8)

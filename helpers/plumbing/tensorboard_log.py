@@ -7,10 +7,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def open_log(folder: Path, history: list[dict], wanted: bool) -> Iterator[Callable[[dict], None]]:
-    """For a block, a function that adds a row to the log in `folder`, if one is wanted; those of `history` are there.
+    """Yield a function that adds a row to the log in `folder`, or does nothing if none is wanted.
 
-    The log is written anew, so that a run that goes on after an interruption has every epoch once. Needs TensorBoard,
-    see `settings.tensorboard`.
+    It begins anew with the rows of `history`, so that a run that goes on after an interruption has every epoch once.
+    Needs TensorBoard, see `settings.tensorboard`.
     """
     if not wanted:
         yield lambda row: None
