@@ -88,6 +88,8 @@ def load_data(source: str = "cifar10", *, limit: int | None = None) -> Data:
     `limit` keeps that many training images at most, and that many test images, each class in proportion;
     the normalisation is then that of the kept images. Raises CourseError.
     """
+    if limit is not None and limit < 1:
+        raise CourseError(f"limit has to be 1 or more, not {limit}.")
     named = source.lower() in NAMES
     found = _named_source(source.lower()) if named else _folder_source(settings.folder(source))
     pictures = image_sources.load(found)
@@ -96,8 +98,6 @@ def load_data(source: str = "cifar10", *, limit: int | None = None) -> Data:
     data = Data(found.name, pictures.classes, train, test, *statistics, pictures.fingerprint, pictures.notes)
     if data.name in NAMES and not named and data.fingerprint != CIFAR10_FINGERPRINT:
         data = replace(data, notes=(f"a folder of that name, not the {data.name} of the course", *data.notes))
-    if limit is not None and limit < 1:
-        raise CourseError(f"limit has to be 1 or more, not {limit}.")
     whole = limit is None or limit >= max(len(data.train), len(data.test))
     return data if whole else _limited(data, limit)
 

@@ -13,6 +13,7 @@ the probabilities at its end.
 import csv
 import sys
 
+from helpers.authoring.results import table_rows
 from helpers.data import load_data
 from helpers.evaluation import predict
 from helpers.loaders import make_loader, make_loaders
@@ -61,20 +62,14 @@ def class_probabilities(recipe, data, seed: int, steps: list[int]) -> dict[int, 
     return measured
 
 
-def seeds_done(table, name: str) -> set[int]:
-    if not table.exists():
-        return set()
-    with table.open() as file:
-        return {int(row["seed"]) for row in csv.DictReader(file) if row["recipe"] == name}
-
-
 def main(source: str, name: str, first: str, last: str, stop: str = "") -> None:
     keep_freed_memory()
     recipe, data = get_recipe(name), load_data(source)
     data = data.normalised_by(recipe)
+    wanted = TABLES if stop == "epoch" else [min(TABLES)]
+    done = {steps: {row["seed"] for row in table_rows(TABLES[steps]) if row["recipe"] == name} for steps in wanted}
     for seed in range(int(first), int(last) + 1):
-        wanted = [steps for steps in TABLES if steps == min(TABLES) or stop == "epoch"]
-        missing = [steps for steps in wanted if seed not in seeds_done(TABLES[steps], name)]
+        missing = [steps for steps in wanted if str(seed) not in done[steps]]
         if not missing:
             continue
         for steps, probabilities in class_probabilities(recipe, data, seed, missing).items():

@@ -222,3 +222,10 @@ def test_the_courses_own_cutout_is_a_cutout_too(tmp_path, hole, met):
     pipeline = (*CUSTOM.augmentation[:-1], ("CutOut", hole | {"fill": "mean", "p": 1.0}))
     run = make_run(tmp_path / "run", dataclasses.replace(CUSTOM, augmentation=pipeline))
     assert ("RandomCrop 32 after padding 4, flip left-right, CutOut 8x8" not in failing(run)) == met
+
+
+@pytest.mark.parametrize(("padding", "met"), [(4, True), (2, False)])
+def test_padding_by_its_sides_is_padding_too(tmp_path, padding, met):
+    pipeline = (("Pad", {"padding": padding, "border_mode": "BORDER_REFLECT_101"}), *CUSTOM.augmentation[1:])
+    run = make_run(tmp_path / "run", dataclasses.replace(CUSTOM, augmentation=pipeline))
+    assert ("RandomCrop 32 after padding 4, flip left-right, CutOut 8x8" not in failing(run)) == met

@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from conftest import random_images, write_folder
+from conftest import random_folder, random_images
 from hypothesis import HealthCheck, Phase, event, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -145,9 +145,7 @@ subcommands = st.one_of(
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """A folder of two classes, 12 images to train on and 4 to test, cached already."""
-    some = list(random_images(16))
-    splits = {"train": {"cat": some[:6], "dog": some[6:12]}, "test": {"cat": some[12:14], "dog": some[14:]}}
-    folder = write_folder(tmp_path_factory.mktemp("data") / "pets", splits)
+    folder = random_folder(tmp_path_factory.mktemp("data") / "pets", train=6, test=2)
     load_data(str(folder))
     return folder
 

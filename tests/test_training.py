@@ -367,6 +367,16 @@ def test_checkpoint_of_another_run_is_refused_and_kept(plateau, data, tmp_path, 
     assert path.read_bytes() == (run.folder / name).read_bytes()
 
 
+def test_checkpoint_without_its_progress_gets_a_sentence(data, tmp_path):
+    interrupt_at("EPOCH: 2", small(), data, tmp_path)
+    path = tmp_path / folder_name(small(), data, 0) / "last.pt"
+    state = torch.load(path, weights_only=True)
+    del state["epoch"]
+    torch.save(state, path)
+    with pytest.raises(CourseError, match=r"last\.pt belongs to another network or version"):
+        training.train(small(), data, tmp_path, report=lambda line: None)
+
+
 @pytest.mark.parametrize(
     ("state", "sentence"),
     [

@@ -44,8 +44,8 @@ def print_solved() -> None:
 def find_problem(exercise: Iterator, answer: object) -> str:
     """Name what is wrong with the answer (numbers, an array or a tensor), in a sentence; nothing if it is right.
 
-    An exercise yields its truth; a hint for wrong answers of no known kind;
-    and known mistakes, each as the sentence that helps and the wrong answer that calls for it.
+    An exercise yields its truth; a hint for wrong answers of no known kind; and known mistakes, each as the sentence
+    that helps and the wrong answer that calls for it.
     """
     truth, hint, *mistakes = exercise
     truth = _array(truth)

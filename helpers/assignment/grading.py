@@ -108,8 +108,9 @@ def _grade_student(student: str, paths: list[Path], source: str | None) -> list[
         try:
             folders, notebooks = find_runs(paths, Path(scratch))
             claims = {}
-            for name, right in (claim for path in notebooks for claim in claimed_exercises(path).items()):
-                claims[name] = right or claims.get(name, False)  # an unsolved copy may lie beside it
+            for path in notebooks:
+                for name, right in claimed_exercises(path).items():
+                    claims[name] = right or claims.get(name, False)  # an unsolved copy may lie beside it
         except Exception as error:  # strangers' files can fail as anything
             return [Grade(student, unusable=str(error))]
         grades = [_grade_run(Grade(student, folder, exercises=claims), source) for folder in folders]

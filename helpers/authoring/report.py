@@ -63,8 +63,8 @@ def _figures(root: Path, made: dict[str, dict[str, Parts]]) -> dict[Path, tuple[
     pictures = [picture for part in parts if isinstance(part, Picture) for picture in (part, part.narrow) if picture]
     files = {root / "images" / file: (picture, dark) for picture in pictures for file, dark in picture.files.items()}
     checked = {path: (drawing, drawing[0].fault(path)) for path, drawing in files.items()}
-    pages = [path for folder in (root, root / "docs", root / "results") for path in folder.glob("*.md")]
-    authors = "".join(SECTION.sub("", path.read_text(encoding="utf-8")) for path in pages)  # who may show their own
+    texts = [path for folder in (root, root / "docs", root / "results") for path in folder.glob("*.md")]
+    authors = "".join(SECTION.sub("", path.read_text(encoding="utf-8")) for path in texts)  # who may show their own
     others = [
         path for path in sorted((root / "images").glob("*.png")) if path not in files and path.name not in authors
     ]

@@ -51,10 +51,11 @@ def load_results(root: Path = REPOSITORY) -> Results:
     for runs in by_recipe.values():
         runs.sort(key=lambda run: run.config["seed"])
     tables = (root / "results" / f"{name}.csv" for name in ("lost_classes", "lost_classes_epoch"))
-    return Results(by_recipe, range_tests, *map(_rows, tables))
+    return Results(by_recipe, range_tests, *map(table_rows, tables))
 
 
-def _rows(table: Path) -> tuple[dict[str, str], ...]:
+def table_rows(table: Path) -> tuple[dict[str, str], ...]:
+    """The rows of a CSV with headings; none if it is not there."""
     return tuple(csv.DictReader(table.read_text(encoding="utf-8").splitlines())) if table.exists() else ()
 
 
@@ -121,7 +122,7 @@ def record(folder: Path, data: Data | None = None, root: Path = REPOSITORY) -> P
     for file in FILES:
         if (folder / file).exists():
             write_text(target / file, (folder / file).read_text(encoding="utf-8"))
-    if run:  # an earlier record or a hand-in has weights
+    if run and "weights" in run.summary:  # of an earlier record, or of a hand-in
         write_summary(target, {key: value for key, value in run.summary.items() if key != "weights"})
     if best:
         _record_weights(best, target, data)

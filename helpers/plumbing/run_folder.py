@@ -95,9 +95,7 @@ class RunFolder:
 
         Raises CourseError if the folder holds another run's or damaged files.
         """
-        finished, state = distributed.from_rank_zero(self._open, training)
-        self.saved = state["epoch"] if state else 0
-        return finished, state
+        return distributed.from_rank_zero(self._open, training)
 
     def _open(self, training) -> tuple[bool, dict | None]:
         path, summary = self.path / "config.json", self.path / "summary.json"
@@ -152,6 +150,7 @@ class RunFolder:
 
     def write_tables(self, training) -> None:
         distributed.from_rank_zero(self._write_tables, training)
+        self.saved = training.epoch
 
     def _write_tables(self, training) -> None:
         write_text(self.path / "history.csv", to_csv(HISTORY_COLUMNS, training.history))
