@@ -47,8 +47,8 @@ class CustomResNet(nn.Module):
     -> 4x4 max-pooling -> linear. 6,573,130 parameters for ten classes. Another `width` than 64 scales all channels.
     Shapes: (N, 3, 32, 32) -> logits (N, num_classes).
 
-    `logit_scale` multiplies the logits. Page uses 0.125: it tames the classifier's large first
-    gradients, so that training stays stable at the learning rates the range test finds.
+    `logit_scale` multiplies the logits. Page uses 0.125: the first logits are small, so that training starts near the
+    loss of knowing nothing, ln 10 (notebook 01, section 6).
     """
 
     def __init__(self, num_classes: int = 10, *, width: int = 64, fc_bias: bool = True, logit_scale: float = 1.0):
@@ -132,8 +132,8 @@ class ResNet18(nn.Module):
 
     `norm` is "batch" or "layer"; nothing else differs: 11,173,962 parameters for ten classes either way.
     `weight_standardization` makes every convolution a StandardizedConv2d, with the same parameters.
-    `zero_init_residual` sets the last scale of each block to zero, so that the block starts as the
-    identity (Goyal et al. 2017, section 5.1).
+    `zero_init_residual` sets the last scale of each block to zero, so that the block starts as its
+    shortcut alone (Goyal et al. 2017, section 5.1).
     `dropouts` are the shares of channels dropped after the stem, and at the three places of each block.
     Another `width` than 64 scales all channels.
     Shapes: (N, 3, 32, 32) -> logits (N, num_classes).

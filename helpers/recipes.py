@@ -121,7 +121,7 @@ class Recipe:
     dropout: Share = 0.0  # in every block after its first ReLU,
     dropout_norm2: Share = 0.0  # after its second norm,
     dropout_shortcut: Share = 0.0  # and after its shortcut's norm
-    zero_init_residual: bool = False  # resnet18: every block starts as the identity
+    zero_init_residual: bool = False  # resnet18: every block starts as its shortcut alone
     # (mean, standard deviation) of the three channels, pixels / 255; None: those of the training images
     normalisation: tuple[Channels, tuple[Positive, Positive, Positive]] | None = None
     # (class of albumentations or of helpers.augmentation, arguments) in order. The word "mean" stands for the mean
@@ -341,7 +341,7 @@ FAST = {
     "custom_resnet": {"epochs": 6, "batch_size": 64, "width": 16},
     # No narrower: with 8 or 12 channels ResNet18's backward pass crashes PyTorch 2.14 on some processors.
     "resnet18": {"epochs": 8, "batch_size": 32, "width": 16, "lr": 0.03, "ema_decay": 0.98, "patience": 3,
-                 "zero_init_residual": False},  # blocks that start as the identity would need more steps than these
+                 "zero_init_residual": False},  # blocks that start as their shortcut would need more steps than these
 }
 # fmt: on
 FAST_LIMIT = 2000  # images

@@ -56,7 +56,7 @@ def test_titles_are_computed_from_the_run(tmp_path):
     assert titles == [
         "87.65 % of the test images are classified correctly after epoch 3 of 24",
         "The learning rate climbs to 1 at epoch 0.333 and ends at 0.1",
-        "Cat is hardest: 25.0 % correct",  # 10 of 40 cats
+        "Cat is lowest, 25.0 % correct",  # 10 of 40 cats
         "Cat and dog are confused most: 30 and 0 images",
     ]
 
@@ -304,10 +304,10 @@ def test_classes_that_chance_may_have_ranked_are_not_ranked(tmp_path):
     run = make_run(tmp_path)
     close = dataclasses.replace(run, summary=run.summary | {"confusion_matrix": [[20, 20], [18, 22]]})
     title = plots.plot_class_accuracy(close).get_suptitle()
-    assert title == "Cat and dog are hardest: 52.5 % correct"  # 50 and 55, each give or take 8
+    assert title == "Cat is lowest, 50.0 % correct; too close to rank: dog"  # 50 and 55, each give or take 8
     apart = dataclasses.replace(run, summary=run.summary | {"confusion_matrix": [[20, 20], [11, 29]]})
     title = plots.plot_class_accuracy(apart).get_suptitle()  # 50 and 72.5: errors of 7.9 and 7.1, together 10.6
-    assert title == "Cat is hardest: 50.0 % correct"
+    assert title == "Cat is lowest, 50.0 % correct"
 
 
 # --- Names of classes

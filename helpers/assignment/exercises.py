@@ -244,7 +244,7 @@ def most_reductions():
     yield "The first epoch is always an improvement; then patience + 1 bad epochs make one reduction."
     yield "the rate is reduced after patience + 1 bad epochs, not after patience.", [3, 13, 19]
     yield "the first of the 40 epochs cannot be a bad one, as there is nothing before it.", [3, 10, 13]
-    yield "a reduction after epoch 40 stands in the log, too.", [3, 9, 12]
+    yield "the patience may also run out with epoch 40: count that, too.", [3, 9, 12]
     yield "a reduction is made or not: round down to whole numbers.", [39 / 11, 39 / 4, 39 / 3]
     yield "the order is that of the patiences: 10, 3, 2.", [13, 9, 3]
 

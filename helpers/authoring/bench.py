@@ -1,4 +1,4 @@
-"""Measures how fast the course is on the machine at hand, beside the plain loop of published solutions.
+"""Measures how fast the course is on the machine at hand, beside a plain loop as tutorials write it.
 
 What is compared takes turns, so that a machine that slows down slows both. Medians over rounds, half their range.
 """
@@ -56,7 +56,7 @@ def rate(amount: float, seconds: list[float]) -> dict:
 
 
 def plain_loader(data: Data, batch_size: int) -> DataLoader:
-    """Single images through torchvision's transforms, from PIL, as course solutions do it."""
+    """Single images through torchvision's transforms, from PIL: pad, crop, flip, CutOut."""
     crop = v2.Pad(4, padding_mode="reflect"), v2.RandomCrop(SIZE), v2.RandomHorizontalFlip()
     numbers = v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.mean.tolist(), data.std.tolist())
     hole = v2.RandomErasing(p=1.0, scale=(1 / 16, 1 / 16), ratio=(1, 1))  # 8x8 of 32x32
@@ -69,7 +69,7 @@ def plain_loader(data: Data, batch_size: int) -> DataLoader:
 def plain_epoch(
     loader: DataLoader, model: torch.nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
 ) -> None:
-    """An epoch as the published solutions write it: float32, and the loss read after every step."""
+    """An epoch as tutorials write it: float32, and the loss read after every step."""
     total = 0.0
     for images, labels in loader:
         images, labels = images.to(device), labels.to(device)

@@ -220,7 +220,7 @@ def _lost_classes(results: Results) -> str:
         (f"`{name}`", len(lost), "; ".join(lost), "; ".join(epoch.get(name, ["not run yet"])))
         for name, lost in first.items()
     ]
-    head = ("recipe", "seeds", "classes lost after 40 steps, by seed", "after the whole first epoch")
+    head = ("recipe", "seeds", "classes below 1 % after 40 steps, by seed", "below 1 % after the first epoch")
     return _table(head, rows) or "Not run yet."
 
 

@@ -202,13 +202,13 @@ def plot_softmax_twice() -> Figure:
     write(ax, f"{losses[0]:.3f}", (margin[0], losses[0]), 4, 6, **style)
     ax.set(xlabel="logit of the correct class (one wrong class: 0, the other eight: -20)", ylabel="loss")
     ax.set(ylim=(0, None), xlim=(-10, 10))
-    return label(figure, f"After two softmaxes the loss cannot fall below {losses.min():.3f}")
+    return label(figure, f"Two softmaxes: flat where the network is wrong, and never below {losses.min():.3f}")
 
 
 def plot_lr_contest(points: Sequence[tuple[float, float]], error: float) -> Figure:
     """Validation accuracy (%) against LRMAX: a dot per training, (LRMAX, accuracy), and each LRMAX's mean.
 
-    The bars reach one standard error of a training, `error`, to either side. Within two of a difference none is better.
+    The bars reach one standard error of a training, `error`, to either side. Less than two errors of a difference ranks nothing.
     """
     lrs, colour = sorted({lr for lr, _ in points}), ink(COLOURS["val"])
     groups = [[accuracy for other, accuracy in points if other == lr] for lr in lrs]

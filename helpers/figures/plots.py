@@ -180,9 +180,9 @@ def plot_class_accuracy(run: Run) -> Figure:
     ax.axvline(overall, color=grey, linestyle="--", linewidth=1)
     write(ax, f"all {overall:.2f}", (overall, 1), 0, 4, xycoords=ax.get_xaxis_transform(), ha="center", color=grey)
     behind = accuracy - accuracy[order[-1]] - 2 * np.hypot(error, error[order[-1]])  # two errors of a difference
-    hardest = [k for k in order[::-1] if behind[k] <= 0][:3]
-    listed = " and ".join(names[k] for k in hardest) + (" are" if hardest[1:] else " is")
-    return label_run(figure, run, f"{listed} hardest: {accuracy[hardest].mean():.1f} % correct")
+    lowest, *close = [k for k in order[::-1] if behind[k] <= 0][:3]
+    others = f"; too close to rank: {', '.join(names[k] for k in close)}" if close else ""
+    return label_run(figure, run, f"{names[lowest]} is lowest, {accuracy[lowest]:.1f} % correct{others}")
 
 
 def plot_confusion_matrix(run: Run) -> Figure:
