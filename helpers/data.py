@@ -90,6 +90,7 @@ def load_data(source: str = "cifar10", *, limit: int | None = None) -> Data:
     """
     if limit is not None and limit < 1:
         raise CourseError(f"limit has to be 1 or more, not {limit}.")
+    source = str(source)
     named = source.lower() in NAMES
     found = _named_source(source.lower()) if named else _folder_source(settings.folder(source))
     pictures = image_sources.load(found)

@@ -198,7 +198,8 @@ def load_lr(path: Path) -> RangeTest:
     """Read an `lr_find.json`. Raises CourseError if there is none or it is damaged."""
     try:
         result = read_json(path, RANGE_TEST)
-        if len(result.lrs) != len(result.losses) or not 0 < result.lr_min < result.lr_max or min(result.lrs) <= 0:
+        lengths = {len(result.lrs), len(result.losses), len(result.raw) or len(result.lrs)}
+        if len(lengths) > 1 or not 0 < result.lr_min < result.lr_max or min(result.lrs) <= 0:
             raise ValueError("its values do not fit together")
         return result
     except FileNotFoundError as error:

@@ -60,17 +60,16 @@ def train(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, report: Ca
             report("\n".join(training.log))
             report(f"Resuming {run_folder.path.name} after epoch {training.epoch} of {recipe.epochs}.")
         training.begin_session(config, loaders["train"].sampler.count, report)
-        run_folder.write_tables(training)  # after an interruption they may be older than last.pt
+        run_folder.write_files(training)
         try:
             with open_log(run_folder.path / "tensorboard", training.history, watched) as add_to_log:
                 while training.epoch < recipe.epochs:
                     training.run_epoch(loaders)
                     run_folder.save(save_training(training), training)
                     add_to_log(training.history[-1])
+            run_folder.finish(training, _final_figures(training, run_folder, loaders["test"]))
         except KeyboardInterrupt as signalled:
             raise Stopped(run_folder.saved, recipe.epochs, signalled.args) from None
-        summary = _final_figures(training, run_folder, loaders["test"])
-        run_folder.finish(training, summary)
         return from_rank_zero(load_run, run_folder.path)
 
 

@@ -14,9 +14,10 @@ from helpers.data import Data, Split, channel_statistics, load_data
 from helpers.evaluation import confusion_matrix, cross_entropy_of_softmax, loss_and_accuracy, predict
 from helpers.loaders import make_loaders
 from helpers.models import make_model
-from helpers.plumbing import distributed, synthetic
+from helpers.plumbing import distributed, run_folder, synthetic
 from helpers.plumbing.devices import Device, pick_device
 from helpers.plumbing.errors import CourseError, Stopped
+from helpers.plumbing.files import save_checkpoint
 from helpers.plumbing.resume import load_training
 from helpers.plumbing.run_files import HISTORY_COLUMNS, folder_name
 from helpers.plumbing.run_folder import RunFolder
@@ -388,8 +389,9 @@ def test_checkpoint_without_its_progress_gets_a_sentence(data, tmp_path):
 )
 def test_bad_best_checkpoint_is_found_before_training_goes_on(plateau, data, tmp_path, state, sentence):
     run, _, recipe = plateau
-
-    interrupt_at("EPOCH: 2", recipe, data, tmp_path)
+    values = list(run.history["val_acc"])
+    worse = next(k for k in range(1, len(values)) if values[k] <= max(values[:k]))  # no record
+    interrupt_at(f"EPOCH: {worse + 2}", recipe, data, tmp_path)
     path = tmp_path / folder_name(recipe, data, 0) / "best.pt"
     path.unlink()
     if state:
@@ -397,9 +399,51 @@ def test_bad_best_checkpoint_is_found_before_training_goes_on(plateau, data, tmp
     lines = []
     with pytest.raises(CourseError, match=sentence):
         training.train(recipe, data, tmp_path, report=lines.append)
-    assert "EPOCH: 2" not in lines
+    assert f"EPOCH: {worse + 2}" not in lines
     with pytest.raises(CourseError, match=sentence):
         load_model(load_run(path.parent))
+
+
+def test_best_checkpoint_follows_from_the_last_one(plateau, data, tmp_path, monkeypatch):
+    """Interrupted between the two, the run goes on from the epoch that is in its history, and reports that one."""
+    run, _, recipe = plateau
+
+    def stop(path, state):
+        if path.name == "best.pt":
+            raise KeyboardInterrupt
+        save_checkpoint(path, state)
+
+    monkeypatch.setattr(run_folder, "save_checkpoint", stop)
+    with pytest.raises(Stopped):
+        training.train(recipe, data, tmp_path, report=lambda line: None)
+    monkeypatch.undo()
+    best = tmp_path / folder_name(recipe, data, 0) / "best.pt"
+    assert torch.load(best.with_name("last.pt"), weights_only=True)["epoch"] == 1 and not best.exists()
+    interrupt_at("EPOCH: 2", recipe, data, tmp_path)
+    assert torch.load(best, weights_only=True)["epoch"] == 1
+    again = training.train(recipe, data, tmp_path, report=lambda line: None)
+    assert again.summary["reported"] == run.summary["reported"]
+
+
+def test_interruption_while_the_end_is_measured_is_one_sentence(data, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_final_figures", stop)
+    with pytest.raises(Stopped) as stopped:
+        training.train(small(), data, tmp_path, report=lambda line: None)
+    assert stopped.value.sentence == "Stopped in epoch 3 of 3; epoch 3 is saved. Run this again to go on."
+
+
+def test_log_that_cannot_be_written_is_one_sentence(data, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setenv("COURSE_TENSORBOARD", "1")
+    interrupt_at("EPOCH: 2", small(), data, tmp_path)
+    folder = tmp_path / folder_name(small(), data, 0) / "tensorboard"
+    folder.rename(folder.with_name("old"))
+    folder.write_text("a file")
+    with pytest.raises(CourseError, match=r"The TensorBoard log in .* cannot be written"):
+        training.train(small(), data, tmp_path, report=lambda line: None)
 
 
 def test_average_of_the_weights_follows_its_formula(data):

@@ -208,7 +208,7 @@ def plot_softmax_twice() -> Figure:
 def plot_lr_contest(points: Sequence[tuple[float, float]], error: float) -> Figure:
     """Validation accuracy (%) against LRMAX: a dot per training, (LRMAX, accuracy), and each LRMAX's mean.
 
-    The bars reach one standard error of a training, `error`, to either side. Less than two errors of a difference ranks nothing.
+    The bars reach one standard error of a training, `error`, to either side; under two of a difference, none is better.
     """
     lrs, colour = sorted({lr for lr, _ in points}), ink(COLOURS["val"])
     groups = [[accuracy for other, accuracy in points if other == lr] for lr in lrs]

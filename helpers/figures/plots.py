@@ -180,9 +180,9 @@ def plot_class_accuracy(run: Run) -> Figure:
     ax.axvline(overall, color=grey, linestyle="--", linewidth=1)
     write(ax, f"all {overall:.2f}", (overall, 1), 0, 4, xycoords=ax.get_xaxis_transform(), ha="center", color=grey)
     behind = accuracy - accuracy[order[-1]] - 2 * np.hypot(error, error[order[-1]])  # two errors of a difference
-    lowest, *close = [k for k in order[::-1] if behind[k] <= 0][:3]
-    others = f"; too close to rank: {', '.join(names[k] for k in close)}" if close else ""
-    return label_run(figure, run, f"{names[lowest]} is lowest, {accuracy[lowest]:.1f} % correct{others}")
+    lowest, *close = [k for k in order[::-1] if behind[k] <= 0]
+    rest = "; too close to rank: " * bool(close) + ", ".join(names[k] for k in close[:2]) + ", …" * (len(close) > 2)
+    return label_run(figure, run, f"{names[lowest]} is lowest, {accuracy[lowest]:.1f} % correct{rest}")
 
 
 def plot_confusion_matrix(run: Run) -> Figure:
@@ -237,9 +237,9 @@ def plot_classes(data: Data) -> Figure:
 
 def plot_augmentation(recipe: Recipe, data: Data, seed: int = 0, images: int = 4, draws: int = 7) -> Figure:
     """Training images (left) and what the recipe's augmentation makes of each in several draws."""
-    figure, axes = plt.subplots(images, draws + 1, figsize=(draws + 1.4, images + 0.6), squeeze=False)
-    chosen = np.random.default_rng(seed).choice(len(data.train), images, replace=False)
-    pipeline = compose(recipe.augmentation, data.mean)
+    chosen = np.random.default_rng(seed).choice(len(data.train), min(images, len(data.train)), replace=False)
+    figure, axes = plt.subplots(len(chosen), draws + 1, figsize=(draws + 1.4, len(chosen) + 0.6), squeeze=False)
+    pipeline = compose(recipe.augmentation, data.normalised_by(recipe).mean)
     for row, index in enumerate(chosen):
         image = data.train.images[index]
         drawn = augment(np.repeat(image[None], draws, axis=0), pipeline, (seed, row))

@@ -1,4 +1,4 @@
-"""Spares the reader the choice of device, precision and memory format: those that are fastest on the machine."""
+"""Spares the reader the choice of device, precision and memory format: CUDA or the CPU, and what is fastest there."""
 
 import ctypes
 import functools
@@ -64,7 +64,7 @@ def keep_freed_memory() -> None:
 
 def out_of_memory(error: BaseException) -> bool:
     """Tell whether the device or the host refused memory: for the host PyTorch has no exception of its own."""
-    signs = ("can't allocate memory", "out of memory", "_ALLOC_FAILED", "Cannot allocate memory")
+    signs = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in signs)
 
 

@@ -3,7 +3,7 @@
 torchvision's and torch.hub's own downloads resume nothing and wait forever; the former also falls back to plain HTTP.
 """
 
-import contextlib
+import errno
 import itertools
 import sys
 import time
@@ -13,9 +13,8 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
-from filelock import FileLock
-
 from helpers.plumbing.errors import CourseError
+from helpers.plumbing.files import one_at_a_time
 from helpers.plumbing.progress import progress_bar
 
 STALL = 30.0  # seconds without a byte that end a try; the whole may take as long as it likes
@@ -59,9 +58,7 @@ def download(path: Path, addresses: list[str], md5: str) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     part, problems = path.with_name(f"{path.name}.part"), {}
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(NotImplementedError, OSError):  # no locks there: go on without
-            stack.enter_context(FileLock(f"{path}.lock", fallback_to_soft=False))  # others may be downloading it
+    with one_at_a_time(path):
         for attempt in itertools.count():
             before = _size(part)
             for address in [address for address in addresses if "MD5" not in problems.get(address, "")]:
@@ -76,6 +73,8 @@ def download(path: Path, addresses: list[str], md5: str) -> None:
                     part.unlink()
                     raise OSError("what came is another file, as its MD5 tells")
                 except (OSError, HTTPException, ValueError) as error:  # ValueError: it is no address
+                    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                        raise  # no host is to blame
                     reason = error.reason if type(error) is URLError else error
                     problem = f"{urlsplit(address).netloc}: {reason or repr(error)}"[:200]
                     if problem != problems.get(address):

@@ -5,9 +5,11 @@ import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
+
+from filelock import FileLock
 
 from helpers.plumbing.errors import CourseError
 
@@ -15,8 +17,9 @@ from helpers.plumbing.errors import CourseError
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Call `write` with a temporary file beside `path`, flush it to the disk, and rename it to `path`.
 
-    Whenever the process dies, `path` is the old file or the new one; once this returns, it is the new one even if
-    the power fails. Raises CourseError if the disk is full or the folder cannot be written; the old file then stays.
+    Whenever the process dies, `path` is the old file or the new one; once this returns, it is the new one, as far as
+    fsync holds if the power fails. One process at a time: see `one_at_a_time`. Raises CourseError if the disk is full
+    or the folder cannot be written; the old file then stays.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -40,6 +43,16 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             os.fsync(folder)  # the new name, too, is on the disk
         finally:
             os.close(folder)
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Make the folder of `path` and wait until no other process makes that file; where no locks are known, go on."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(NotImplementedError, OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(f"{path}.lock", mode=0o666, fallback_to_soft=False))
+        yield
 
 
 def make_folder(folder: Path) -> None:

@@ -22,7 +22,7 @@ def bfloat16_is_faster(cpu: str) -> bool:
     """
     words = re.sub(r"\W+", "-", f"bfloat16 {cpu} {platform.machine()} torch {torch.__version__}")
     remembered = Path(torch.hub.get_dir()).with_name(f"cifar10-course-{words}")  # in ~/.cache/torch, or TORCH_HOME
-    with suppress(OSError, KeyError):
+    with suppress(OSError, KeyError, ValueError):
         return {"faster": True, "slower": False}[remembered.read_text()]
     threads, left = torch.get_num_threads(), 0.0
     torch.set_num_threads(1)  # so that a thread's own time can be measured, whatever else the machine computes

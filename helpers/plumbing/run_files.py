@@ -92,6 +92,7 @@ class Summary(TypedDict):
     device: str
     precision: str
     torch: str
+    weights: NotRequired[dict]  # of a recorded run: the digest of its best.pt
 
 
 CONFIG, SUMMARY = TypeAdapter(Config), TypeAdapter(Summary)
@@ -218,11 +219,12 @@ def code_version() -> str:
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(REPOSITORY), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True)
+        return done.stdout.strip()
 
     try:
-        top = git("rev-parse", "--show-toplevel")
+        inside_another = git("rev-parse", "--show-prefix")
         described = git("describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return __version__
-    return f"{__version__} ({described})" if Path(top).resolve() == REPOSITORY else __version__
+    return __version__ if inside_another else f"{__version__} ({described})"

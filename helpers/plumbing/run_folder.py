@@ -58,13 +58,15 @@ def locked(folder: Path) -> Iterator[None]:
     some network drives, nothing is kept away.
     """
     make_folder(folder)
-    lock = FileLock(folder / ".lock", timeout=0, fallback_to_soft=False)
+    lock = FileLock(folder / ".lock", timeout=0, mode=0o666, fallback_to_soft=False)  # other users see it, too
     owner = folder / ".lock-owner"
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lock)
         except Timeout as error:
-            holder = owner.read_text(errors="replace")[:200].strip() if owner.exists() else "another process"
+            holder = "another process"
+            with contextlib.suppress(OSError):
+                holder = owner.read_text(errors="replace")[:200].strip()
             raise CourseError(
                 f"{folder} is in use by {holder}: wait until that ends or stop it, or use another --runs folder "
                 "or --seed."
@@ -111,8 +113,8 @@ class RunFolder:
         refuse_other(recorded, self.config, self.path)
         if summary.exists() and (not last.exists() or self._is_whole()):
             return True, None
-        if training.recipe.select != "last":  # the end needs it: damage is found now and not after hours
-            best = self.path / "best.pt"
+        best = self.path / "best.pt"
+        if training.recipe.select != "last" and best.exists():  # the end needs it: damage is found now, not after hours
             load_weights(training.evaluated, own_checkpoint(best, self.config), best)
         return False, own_checkpoint(last, self.config)
 
@@ -141,16 +143,22 @@ class RunFolder:
         self.saved = training.epoch
 
     def _save(self, state: dict, training) -> None:
-        # best.pt first: killed between the two, the run repeats this epoch and writes the same again.
-        if training.is_best():
-            best = {"model": training.evaluated.state_dict(), "epoch": training.epoch}
-            save_checkpoint(self.path / "best.pt", best | {"config": self.config})
         save_checkpoint(self.path / "last.pt", state | {"config": self.config})
-        self._write_tables(training)
+        self._write_files(training)
 
-    def write_tables(self, training) -> None:
-        distributed.from_rank_zero(self._write_tables, training)
+    def write_files(self, training) -> None:
+        """Write what follows from `last.pt`, which is written first: after an interruption the others may be older."""
+        distributed.from_rank_zero(self._write_files, training)
         self.saved = training.epoch
+
+    def _write_files(self, training) -> None:
+        best = self.path / "best.pt"
+        if training.epoch and training.is_best():
+            state = {"model": training.evaluated.state_dict(), "epoch": training.epoch}
+            save_checkpoint(best, state | {"config": self.config})
+        elif training.epoch and training.recipe.select != "last" and not best.exists():
+            own_checkpoint(best, self.config)  # raises: it is missing
+        self._write_tables(training)
 
     def _write_tables(self, training) -> None:
         write_text(self.path / "history.csv", to_csv(HISTORY_COLUMNS, training.history))
@@ -159,7 +167,7 @@ class RunFolder:
 
     def finish(self, training, figures: dict) -> None:
         """Write the tables and `summary.json`, which says that the run is finished."""
-        self.write_tables(training)
+        distributed.from_rank_zero(self._write_tables, training)
         sessions = {key: " and ".join(dict.fromkeys(s[key] for s in training.sessions)) for key in training.sessions[0]}
         origin = {key: self.config[key] for key in ("data", "seed", "notes")}
         distributed.from_rank_zero(write_summary, self.path, figures | sessions | origin)
