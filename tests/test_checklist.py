@@ -15,9 +15,11 @@ from helpers.plumbing.files import save_checkpoint
 from helpers.plumbing.run_files import configuration
 from helpers.recipes import RECIPES, as_dict, changed, with_epochs
 from helpers.runs import RangeTest, Run, swept_values
+from helpers.settings import REPOSITORY
 
 CUSTOM = RECIPES["custom_resnet"]
 FOUND = "LRMIN and LRMAX found by a range test"
+CURVE = REPOSITORY / "results" / "custom_resnet-cifar10-seed0-lr-find" / "lr_find.json"  # gives the recipe's bounds
 DEMANDS = [text for text, _ in module.CUSTOM_RESNET]
 CIFAR10 = {
     "name": "cifar10",
@@ -36,11 +38,12 @@ def make_run(
     end = schedule.lr_min if schedule.lr_end is None else schedule.lr_end
     lr = np.interp(np.arange(total), [0, peak, total - 1], [schedule.lr_min, schedule.lr_max, end])
     if found:
-        beside = folder.parent / (beside or f"{folder.name}-lr-find")
-        beside.mkdir(parents=True)
+        beside = folder.parent / (beside or f"{recipe.name}-cifar10-seed0-lr-find")
+        beside.mkdir(parents=True, exist_ok=True)
         settings = {"recipe": swept_values(as_dict(found)), "data": CIFAR10, "seed": 0, "steps": 100}
         bounds = found.schedule.lr_min, found.schedule.lr_max
-        result = RangeTest("", [], [1e-4, 10], [2.3, 9.9], *bounds, None, "", settings, "")
+        curve_found = json.loads(CURVE.read_text())
+        result = RangeTest("", [], curve_found["lrs"], curve_found["losses"], *bounds, None, "", settings, "")
         (beside / "lr_find.json").write_text(json.dumps(dataclasses.asdict(result)))
     config = json.loads(json.dumps(configuration(recipe, data, 0)))
     steps = {"step": np.arange(total), "lr": lr if curve is None else curve(lr), "momentum": np.full(total, 0.9)}
@@ -64,7 +67,10 @@ def test_a_range_test_of_another_seed_will_do(tmp_path):
     run = make_run(tmp_path / "custom_resnet-cifar10-seed3", beside="custom_resnet-cifar10-seed0-lr-find")
     assert failing(run) == []
     make_run(tmp_path / "x", found=changed(CUSTOM, {"lr_max": 0.1}), beside="custom_resnet-cifar10-seed1-lr-find")
+    (tmp_path / "custom_resnet-cifar10-seed2-lr-find").mkdir()
+    (tmp_path / "custom_resnet-cifar10-seed2-lr-find" / "lr_find.json").write_text("{}")  # damaged, beside a good one
     assert failing(run) == []
+    assert failing(dataclasses.replace(run, folder=tmp_path / "custom_resnet-cifar10-seed3 (1)")) == []
     assert "this recipe and data, seed 0, found 0.003 and 0.2" in {d.text: d.evidence for d in checklist(run)}[FOUND]
 
 
@@ -101,11 +107,21 @@ def with_values(recipe, transform, **values):
         ({"curve": lambda lr: lr * 0.9}, "OneCycle: maximum at epoch 5"),
         ({"recipe": changed(CUSTOM, {"lr_end": 1e-6})}, "No annihilation"),
         ({"accuracy": 89.99}, "Test accuracy of 90 %"),
+        ({"recipe": dataclasses.replace(CUSTOM, select="test_acc")}, "The test set decides nothing"),
         ({"data": CIFAR10 | {"fingerprint": "of other images"}}, "Test accuracy of 90 %"),
     ],
 )
 def test_each_demand_fails_for_a_run_that_breaks_it(tmp_path, broken, demand):
     assert any(text.startswith(demand) for text in failing(make_run(tmp_path / "run", **broken)))
+
+
+def test_bounds_that_the_curve_does_not_give_were_typed_in(tmp_path):
+    run = make_run(tmp_path / "run")
+    path = tmp_path / "custom_resnet-cifar10-seed0-lr-find" / "lr_find.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(found | {"losses": [2.3] * len(found["lrs"])}))
+    assert failing(run) == [FOUND]
+    assert "found 0.003 and 0.2, which its curve does not give" in {d.text: d.evidence for d in checklist(run)}[FOUND]
 
 
 PLATEAU = {norm: RECIPES[f"resnet18_{norm}norm"] for norm in ("batch", "layer")}

@@ -82,7 +82,8 @@ def write_run(folder, recipe=CUSTOM, accuracy=93.0, **changes):
 def test_class_of_three_of_whom_one_violates_the_assignment(tmp_path, capsys):
     kept, second = write_run(tmp_path / "kept"), write_run(tmp_path / "second", accuracy=90.5)
     recipe = changed(CUSTOM, {"loss": "cross_entropy_of_softmax", "lr_end": 1e-6})
-    violating = write_run(tmp_path / "violating", recipe, accuracy=92.0, found=recipe)
+    other = "custom_resnet-cifar10-seed1-lr-find"
+    violating = write_run(tmp_path / "violating", recipe, accuracy=92.0, found=recipe, beside=other)
     count = len(ASSIGNMENTS["custom_resnet"])
     assert main(["check", str(kept), str(second)]) == 0
     out = capsys.readouterr().out.splitlines()
@@ -98,7 +99,7 @@ def test_class_of_three_of_whom_one_violates_the_assignment(tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.startswith("custom_resnet · cifar10 · seed 0\n✅ PrepLayer 64") and "\n      6,573,130 for 10 cl" in out
     assert main(["check", *map(str, sorted(tmp_path.iterdir()))]) == 1  # range tests beside the runs
-    assert main(["check", f"{kept}-lr-find"]) == 2 and "is a range test: name" in capsys.readouterr().err
+    assert main(["check", str(tmp_path / other)]) == 2 and "is a range test: name" in capsys.readouterr().err
     (second / "summary.json").unlink()
     assert main(["check", str(second), str(tmp_path / "nowhere"), str(kept)]) == 2
     out = capsys.readouterr().out
@@ -169,11 +170,12 @@ def reseed(folder):
 
 
 def retouch(folder):
-    """As someone would who knows how copies are found: every figure and counter moved by a hair."""
+    """As someone would who knows how copies are found: every figure and counter, and one weight, moved by a hair."""
     reseed(folder)
     table = pandas.read_csv(folder / "history.csv")
     table.assign(test_loss=table.test_loss + 1e-7).to_csv(folder / "history.csv", index=False)
-    resave(model=lambda m: m | {key: value + 1 for key, value in m.items() if not value.is_floating_point()})(folder)
+    moved = {"fc.bias": 1e-3}
+    resave(model=lambda m: {k: v + moved.get(k, 0 if v.is_floating_point() else 1) for k, v in m.items()})(folder)
 
 
 def break_zip(folder):
@@ -232,7 +234,7 @@ def test_each_tampering_is_named(kind, trained, tmp_path, capsys):
     assert main(["check", str(folder)]) in (1, 2)
     out = capsys.readouterr().out
     assert ("DOUBTFUL" in out or "UNUSABLE" in out) and said in out and "demands  exercises" in out.splitlines()[0]
-    assert not FOR_TRAINERS.search(out) and "✅" not in out and " of 11" not in out
+    assert not FOR_TRAINERS.search(out) and "✅" not in out and not re.search(r" of 12\b", out)
 
 
 def test_accuracy_is_measured_again_whatever_the_files_agree_on(trained, pictures_of_colours, tmp_path, capsys):
@@ -297,7 +299,7 @@ def test_a_class_of_thirty(trained, pictures_of_colours, tmp_path, capsys, monke
     (room / "t06 empty folder").mkdir()
     verdicts |= dict.fromkeys(("t06 empty", "t06 empty folder"), "empty: no run and no notebook in it")
     zipped(room / "t07 bomb.zip", {"x/history.csv": bytes(2**26)})
-    nested = zipped(tmp_path / "b.zip", {"y.csv": bytes(2**26)}).read_bytes()
+    nested = zipped(tmp_path / "b.zip", {"history.csv": bytes(2**26)}).read_bytes()
     zipped(room / "t07 nested bomb.zip", {"a/b.zip": nested})
     verdicts |= dict.fromkeys(("t07 bomb", "t07 nested bomb"), "would unpack to 64 MiB in 1 files: a zip bomb?")
     zipped(room / "t08 outside.zip", {"../../escaped/config.json": "{}"})
@@ -327,8 +329,8 @@ def test_a_class_of_thirty(trained, pictures_of_colours, tmp_path, capsys, monke
 
     good = by_name[by_name.integrity == "ok"]
     assert (good["accuracy measured"] - good["accuracy claimed"]).abs().max() <= 1.7 and len(good) == 6
-    assert (good.demands == 11).all() and set(good["24 epochs"]) == {"no"} and good["accuracy measured"].nunique() > 2
-    assert (good["failed demands"].str.count("24 epochs") == 1).all() and (good["demands met"] < 11).all()
+    assert (good.demands == 12).all() and set(good["24 epochs"]) == {"no"} and good["accuracy measured"].nunique() > 2
+    assert (good["failed demands"].str.count("24 epochs") == 1).all() and (good["demands met"] < 12).all()
     assert by_name[by_name.integrity != "ok"]["demands met"].isna().all()
     assert (by_name[CLAIMED]["Anna"], by_name["exercises in it"]["Anna"]) == (1, 2)
 
@@ -370,9 +372,8 @@ def test_hand_in_is_complete_small_and_says_nothing_of_the_machine(trained, tmp_
         (["nowhere"], "holds no run"),
         (["RUN", "--notebook", "nowhere.ipynb"], "cannot be read as a notebook"),
         (["RUN", "--notebook", "RUN/history.csv"], "cannot be read as a notebook"),
-        (["RUN", "--out", "RUN/history.csv"], "is there and no zip"),
-        (["RUN", "--out", "RUN"], "is there and no zip"),
-        (["RUN", "--out", "RUN/best.pt"], "is there and no zip"),  # though it is one, by its form
+        (["RUN", "--out", "RUN/best.pt"], "a file that ends in .zip"),  # it is one, by its form
+        (["RUN", "--out", "nowhere/a.zip"], "in a folder that is there"),
     ],
 )
 def test_hand_in_refuses_with_a_sentence_and_writes_nothing(words, sentence, trained, tmp_path, capsys, monkeypatch):
@@ -383,8 +384,23 @@ def test_hand_in_refuses_with_a_sentence_and_writes_nothing(words, sentence, tra
     assert of_folder(trained[2]) == before
 
 
+def test_folder_of_hand_ins_is_a_class_and_a_table_overwrites_no_hand_in(trained, tmp_path, capsys):
+    room = tmp_path / "room"
+    room.mkdir()
+    mine = Path(shutil.copytree(trained[0], tmp_path / "mine" / trained[0].name))
+    reseed(mine)
+    pack(mine, room / "bela.zip")
+    zipped(room / "anna.zip", of_folder(trained[0]) | {f".venv/{k}.py": "" for k in range(20_001)})
+    assert main(["check", str(room)]) == 1
+    out = capsys.readouterr().out
+    assert re.findall(r"^(\w+) .* DOUBTFUL", out, re.M) == ["anna", "bela"]
+    before = (room / "anna.zip").read_bytes()
+    assert main(["check", "--csv", str(room / "anna.zip"), str(room / "bela.zip")]) == 2
+    assert "a file that ends in .csv" in capsys.readouterr().err and (room / "anna.zip").read_bytes() == before
+
+
 def test_formulas_and_escapes_of_strangers_do_nothing(trained, tmp_path, capsys):
-    name = "=1+1\x1b[31m"
+    name = "=1+1\x1b[31m\udce1"
     shutil.copytree(trained[0], tmp_path / name)
     main(["check", str(tmp_path / name), "--csv", str(tmp_path / "o.csv")])
     assert "\x1b" not in capsys.readouterr().out
@@ -441,6 +457,6 @@ def test_what_is_too_deep_or_too_much_is_refused(tmp_path):
     scratch.mkdir()
     with pytest.raises(CourseError, match="nested too deeply"):
         find_runs([path], scratch)
-    many = zipped(tmp_path / "many.zip", {str(k): "" for k in range(20_001)})
+    many = zipped(tmp_path / "many.zip", {f"{k}/train.log": "" for k in range(20_001)})
     with pytest.raises(CourseError, match=r"20,001 files: a zip bomb\?"):
         find_runs([many], scratch)

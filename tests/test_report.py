@@ -110,6 +110,7 @@ def test_missing_repainted_damaged_and_unknown_figures_are_named(root):
     Image.fromarray(pixels).save(images / "plateau-dark.png", pnginfo=info)
     (images / "custom_resnet_curves.png").write_bytes(b"\x89PNG no more")
     shutil.copy(images / "custom_resnet_curves-dark.png", images / "old.png")
+    Image.new("RGB", (8, 8)).save(images / "own.png")  # an author's, shown in a notebook alone
     faults = check(root)
     for expected in (
         "images/plateau.png is missing",
@@ -120,7 +121,7 @@ def test_missing_repainted_damaged_and_unknown_figures_are_named(root):
         assert sum(fault.startswith(expected) for fault in faults) == 1
     assert len(faults) == 4
     report.report(root=root)
-    assert check(root) == [] and not (images / "old.png").exists()
+    assert check(root) == [] and not (images / "old.png").exists() and (images / "own.png").exists()
 
 
 def test_figures_of_images_are_asked_for_before_anything_is_written(root):
@@ -343,6 +344,8 @@ def test_recorded_weights_give_the_recorded_accuracy_and_galleries(finished, tmp
     monkeypatch.setitem(RECIPES, "custom_resnet", with_epochs(SMALL, 3))
     folder = record(run.folder, data, root=tmp_path)
     assert folder == tmp_path / "results" / run.folder.name
+    copy = Path(shutil.copytree(run.folder, tmp_path / "again (1)"))
+    assert record(copy, data, root=tmp_path) == folder  # whatever its folder is called
     recorded = load_run(folder)
     assert (folder / "best.pt").stat().st_size < 0.55 * (run.folder / "best.pt").stat().st_size
     predictions = predict_test(recorded, load_model(recorded), data)

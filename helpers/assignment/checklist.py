@@ -1,7 +1,7 @@
 """The assignments' demands, each checked against what a run recorded and what its network is made of."""
 
+import contextlib
 import glob
-import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +16,12 @@ from typing_extensions import TypedDict
 
 from helpers.data import CIFAR10_FINGERPRINT
 from helpers.gradcam import COARSEST
+from helpers.lr_finder import read_curve
 from helpers.models import StandardizedConv2d, make_model
 from helpers.plumbing.errors import CourseError, printable
 from helpers.plumbing.run_files import read_json
 from helpers.recipes import OneCycle, Plateau, Recipe
-from helpers.runs import Run, load_lr, swept_values
+from helpers.runs import RangeTest, Run, load_lr, swept_values
 from helpers.schedules import plateau_lrs
 
 # What is read of a `gallery.json`: which test images it shows, and what explains them.
@@ -141,10 +142,17 @@ def _epochs(wanted: int, run: Run, model: nn.Module) -> tuple[bool, str]:
     return len(run.history["epoch"]) == wanted, f"{len(run.history['epoch'])} epochs in the history"
 
 
-def range_tests(folder: Path) -> list[Path]:
-    """The range tests beside a run folder, of any seed."""
-    name = re.sub(r"(?<=-seed)\d+$", "*", glob.escape(folder.name))
-    return sorted(folder.parent.glob(f"{name}-lr-find/lr_find.json"))
+def range_tests(run: Run) -> list[Path]:
+    """The range tests of a run's recipe and data beside its folder, of any seed."""
+    name = glob.escape(f"{run.config['recipe']['name']}-{run.config['data']['name']}")
+    return sorted(run.folder.parent.glob(f"{name}-seed*-lr-find/lr_find.json"))
+
+
+def _genuine(test: RangeTest) -> bool:
+    """Tell whether the rule reads the recorded bounds off the recorded curve."""
+    with contextlib.suppress(CourseError):
+        return read_curve(np.array(test.lrs), np.array(test.losses)) == (test.lr_min, test.lr_max)
+    return False
 
 
 def _found(run: Run, model: nn.Module) -> tuple[bool, str]:
@@ -152,17 +160,21 @@ def _found(run: Run, model: nn.Module) -> tuple[bool, str]:
     schedule = run.recipe.schedule
     if not isinstance(schedule, OneCycle):
         return False, f"the schedule is {type(schedule).__name__}"
-    tests = [load_lr(path) for path in range_tests(run.folder)]
+    tests = []
+    for path in range_tests(run):
+        with contextlib.suppress(CourseError):  # a damaged one may lie beside a good one
+            tests.append(load_lr(path))
     used = f"trained with LRMIN {schedule.lr_min:g}, LRMAX {schedule.lr_max:g}"
     if not tests:
-        return False, f"{used}, no range test beside the run"
+        return False, f"{used}, no range test of {run.recipe.name} beside the run"
     swept, images = swept_values(run.config["recipe"]), run.config["data"]["fingerprint"]
     of_data = [test for test in tests if test.settings["data"]["fingerprint"] == images]
     same = [test for test in of_data if swept_values(test.settings["recipe"]) == swept]
     met = [test for test in same if (test.lr_min, test.lr_max) == (schedule.lr_min, schedule.lr_max)]
     found = (met or same or tests)[0]
     whose = f"this recipe and data, seed {found.settings['seed']}," if same else "another recipe or other data"
-    return bool(met), f"{used}; the range test of {whose} found {found.lr_min:g} and {found.lr_max:g}"
+    evidence = f"{used}; the range test of {whose} found {found.lr_min:g} and {found.lr_max:g}"
+    return bool(met) and _genuine(found), evidence + ("" if _genuine(found) else ", which its curve does not give")
 
 
 def _peak(run: Run, model: nn.Module) -> tuple[bool, str]:
@@ -196,12 +208,14 @@ def _transforms(wanted: tuple[tuple[str, dict], ...], run: Run, model: nn.Module
 
 def _spelt_out(name: str, arguments: dict) -> tuple[str, dict]:
     """A transform with its probability, a limit of one number from its negative to it, and one name per kind."""
-    if name == "Pad" and arguments.get("padding") == 4:
+    if name == "Pad" and arguments.get("padding") in (4, (4, 4), (4, 4, 4, 4)):
         name, arguments = "PadIfNeeded", PAD[1] | {"p": arguments.get("p", 1.0)}
     if name == "CutOut" and arguments.get("holes", 1) == 1:  # our own, whose hole may stick out
         name, arguments = "CoarseDropout", _cutout(arguments["size"])[1] | {"p": arguments.get("p", 0.5)}
+    if name == "HueSaturationValue":  # what is not named has albumentations' default
+        arguments = dict.fromkeys(("hue_shift_limit", "sat_shift_limit", "val_shift_limit"), 20) | arguments
     limits = {key: (-value, value) for key, value in arguments.items() if "limit" in key and np.isscalar(value)}
-    return name, {"p": 1.0 if name in ("PadIfNeeded", "RandomCrop") else 0.5} | arguments | limits
+    return name, {"p": 1.0 if name in ("Pad", "PadIfNeeded", "RandomCrop") else 0.5} | arguments | limits
 
 
 def _cutout(size: int) -> tuple[str, dict]:
@@ -255,6 +269,7 @@ def _accuracy(at_least: float, run: Run, model: nn.Module) -> tuple[bool, str]:
 
 NETWORK_DEMANDS = 3  # the first ones of every assignment are about the network, the others about its training
 SOFTMAX_ONCE = ("Softmax once: the network returns logits, the loss holds the softmax", _logits)
+TEST_SET_APART = ("The test set decides nothing", _test_set_apart)
 CROP_FLIP_CUTOUT = (
     "RandomCrop 32 after padding 4, flip left-right, CutOut 8x8",
     partial(_transforms, (PAD, CROP, ("HorizontalFlip", {}), _cutout(8))),
@@ -280,6 +295,7 @@ CUSTOM_RESNET: list[tuple[str, Check]] = [
     ("LRMIN and LRMAX found by a range test", _found),
     ("OneCycle: maximum at epoch 5", _peak),
     ("No annihilation: the last learning rate is LRMIN", _no_annihilation),
+    TEST_SET_APART,
     ("Test accuracy of 90 % on CIFAR-10", partial(_accuracy, 90)),
 ]
 
@@ -293,7 +309,7 @@ def _resnet18(norm: str, epochs: int, transforms: tuple[str, Check], others: flo
         transforms,
         (f"{epochs} epochs", partial(_epochs, epochs)),
         ("ReduceLROnPlateau: the recorded learning rates are its decisions", _plateau),
-        ("The test set decides nothing", _test_set_apart),
+        TEST_SET_APART,
         ("Best model saved", _best_saved),
         (f"At least {others:.2f} % on CIFAR-10, as published{note}", partial(_accuracy, others)),
     ]

@@ -54,13 +54,14 @@ def run_check(options: argparse.Namespace) -> int:
 
     paths = [Path(os.path.abspath(settings.named_run(name, options.runs))) for name in options.files]
     paths = [path.parent if path.name in KNOWN else path for path in paths]  # a file named for its run folder
+    paths = [hand_in for path in paths for hand_in in _hand_ins(path)]
     alone = [path for path in paths if (path / "lr_find.json").exists() and not (path / "config.json").exists()]
     runs = [path for path in paths if path not in alone]  # range tests, which are looked at with their runs
     if not runs:
         raise CourseError(f"{paths[0]} is a range test: name the folder of the run beside it.")
     table = settings.folder(options.csv) if options.csv else None
-    if table and (table.is_dir() or not table.absolute().parent.is_dir()):
-        raise CourseError(f"--csv has to name a file in a folder that is there, not {table}.")
+    if table and (table.suffix.lower() != ".csv" or table.is_dir() or not table.absolute().parent.is_dir()):
+        raise CourseError(f"--csv has to name a file that ends in .csv, in a folder that is there, not {table}.")
     grades = grade(_by_student(runs), options.data)
     if len(grades) == 1 and grades[0].demands:
         run = grades[0].run
@@ -74,11 +75,18 @@ def run_check(options: argparse.Namespace) -> int:
     return max(each.status for each in grades)
 
 
+def _hand_ins(path: Path) -> list[Path]:
+    """What a folder of several zips holds, or else the path itself."""
+    several = path.is_dir() and len([*path.glob("*.zip")]) > 1
+    return sorted(child for child in path.iterdir() if not child.name.startswith(".")) if several else [path]
+
+
 def _by_student(paths: list[Path]) -> dict[str, list[Path]]:
     """Files and folders by the name that they share, with those of the folders they are in where these are needed."""
     groups = {}
     for path in paths:
-        groups.setdefault((*path.parts[:-1], path.stem if path.is_file() else path.name), []).append(path)
+        name = path.stem if path.is_file() and path.suffix.lower() in (".zip", ".ipynb") else path.name
+        groups.setdefault((*path.parts[:-1], name), []).append(path)
     for depth in itertools.count(1):
         named = {"/".join(parts[-depth:]): files for parts, files in groups.items()}
         if len(named) == len(groups):
@@ -109,16 +117,13 @@ def _as_csv(rows: list[dict]) -> str:
 
     What begins like a formula gets an apostrophe: names come from strangers.
     """
-    longest = [*max(rows, key=len)]
-    headings = dict.fromkeys([*longest[:-3], *(key for row in rows for key in [*row][:-3]), *longest[-3:]])
+    headings = dict.fromkeys([*(key for row in rows for key in [*row][:-3]), *[*rows[0]][-3:]])
     out = io.StringIO()
     writer = csv.DictWriter(out, headings, restval="", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        formulas = {
-            key: f"'{value}" for key, value in row.items() if isinstance(value, str) and value[:1] in set("=+-@")
-        }
-        writer.writerow(row | formulas)
+        texts = {key: printable(value) for key, value in row.items() if isinstance(value, str)}
+        writer.writerow(row | {key: "'" * (text[:1] in set("=+-@")) + text for key, text in texts.items()})
     return "\ufeff" + out.getvalue()
 
 

@@ -54,7 +54,7 @@ class Grade:
     measured: float | None = None  # test accuracy in %
     demands: list[Demand] = field(default_factory=list)
     exercises: dict[str, bool] = field(default_factory=dict)
-    weights: str = ""  # a digest
+    weights: frozenset = frozenset()  # a digest of each tensor
     losses: frozenset = frozenset()  # of every epoch; trainings share them only with one recipe and one seed
 
     @property
@@ -117,7 +117,9 @@ def _grade_student(student: str, paths: list[Path], source: str | None) -> list[
     if not grades:
         nothing = "no run, only a notebook" if notebooks else "empty: no run and no notebook in it"
         return [Grade(student, unusable=nothing, exercises=claims)]
-    return list({(each.folder.name, each.weights, each.losses): each for each in grades}.values())  # packed twice
+    return list(
+        {(each.folder.name, each.seed, each.weights, each.losses): each for each in grades}.values()
+    )  # packed twice
 
 
 def _grade_run(grade: Grade, source: str | None) -> Grade:
@@ -142,8 +144,7 @@ def _open_run(grade: Grade) -> None:
     if missing:
         raise CourseError(f"{', '.join(missing)} missing: the run was not finished, or not handed in whole")
     grade.run = load_run(grade.folder)
-    columns = (np.round(grade.run.history[key], 4) for key in ("train_loss", "test_loss"))  # the log's digits
-    grade.losses = frozenset(zip(*columns, strict=True))
+    grade.losses = frozenset(LOG_LINE.findall(grade.run.log))
     grade.weights = _check_weights(grade.run, grade.problems)
 
 
@@ -153,11 +154,10 @@ def _without_advice(error: CourseError, folder: Path) -> str:
 
 def _shared(one: Grade, other: Grade) -> str:
     """Name what the runs of two students, or of one and a recorded one, have in common."""
-    if one.student == other.student or one.folder == other.folder:
+    if (one.student, one.seed) == (other.student, other.seed) or one.folder == other.folder:
         return ""
-    same = ["weights"] if one.weights and one.weights == other.weights else []
-    epochs = len(one.losses & other.losses)
-    return " and ".join(same + (["tables"] if epochs and 2 * epochs >= min(len(one.losses), len(other.losses)) else []))
+    pairs = {"weights": (one.weights, other.weights), "tables": (one.losses, other.losses)}
+    return " and ".join(name for name, (a, b) in pairs.items() if a & b and 2 * len(a & b) >= min(len(a), len(b)))
 
 
 def contradictions(run: Run) -> list[str]:
@@ -211,14 +211,14 @@ def _scheduled(run: Run, per_epoch: int) -> list[list[float]]:
     return replay(schedule, optimizer, rows, per_epoch)
 
 
-def _check_weights(run: Run, problems: list[str]) -> str:
-    """Add what does not fit in a run's `best.pt`; return a digest of its weights in half precision, or nothing."""
-    path, digest = run.folder / "best.pt", hashlib.sha256()
+def _check_weights(run: Run, problems: list[str]) -> frozenset:
+    """Add what does not fit in a run's `best.pt`; return a digest of each tensor in half precision, or nothing."""
+    path = run.folder / "best.pt"
     try:
         state = run.checkpoint(path.name)
     except CourseError as error:
         problems.append(_without_advice(error, run.folder))
-        return ""
+        return frozenset()
     with torch.device("meta"):  # shapes alone
         network = make_model(run.recipe, len(run.config["data"]["classes"])).state_dict()
     weights, saved, recorded = state["model"], state.get("epoch"), run.summary.get("weights", {}).get("sha256")
@@ -228,15 +228,13 @@ def _check_weights(run: Run, problems: list[str]) -> str:
         problems.append(f"best.pt is of epoch {saved}, not of the reported one")
     if {key: value.shape for key, value in weights.items()} != {key: value.shape for key, value in network.items()}:
         problems.append("best.pt holds another network than the recipe's")
-        return ""
+        return frozenset()
     size = sum(value.numel() * value.element_size() for value in weights.values())
     if size > path.stat().st_size or not all(value.isfinite().all() for value in weights.values()):  # views may expand
         problems.append("best.pt holds numbers that are not finite, or fewer than its network has")
-        return ""
-    for _, value in sorted(in_half_precision(weights).items()):
-        if value.is_floating_point():  # and not the counters beside them
-            digest.update(value.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+        return frozenset()
+    halves = (value.contiguous().numpy() for value in in_half_precision(weights).values() if value.is_floating_point())
+    return frozenset(hashlib.sha256(value.tobytes()).hexdigest() for value in halves)
 
 
 def _galleries(run: Run) -> list[Demand]:

@@ -36,6 +36,12 @@ def pack(folder: Path, out: Path, notebook: Path | None = None) -> None:
     Paths, host and user stay behind. Raises CourseError, before anything is written, for a run that is not finished or
     damaged, and for a file that is no notebook.
     """
+    if out.suffix.lower() != ".zip" or not out.absolute().parent.is_dir():
+        raise CourseError(f"--out has to name a file that ends in .zip, in a folder that is there, not {out}.")
+    if out.exists() and not zipfile.is_zipfile(out):
+        raise CourseError(f"{out} is there and no zip: choose another file with --out.")
+    if notebook and notebook.suffix.lower() != ".ipynb":
+        raise CourseError(f"{notebook} cannot be read as a notebook: name a file that ends in .ipynb.")
     run = load_run(folder)
     load_model(run)  # which checks the weights
     run.check_finished()
@@ -44,14 +50,12 @@ def pack(folder: Path, out: Path, notebook: Path | None = None) -> None:
     content, packed = io.BytesIO(), io.BytesIO()
     torch.save(best, content)
     weights = {"precision": "float16", "sha256": hashlib.sha256(content.getbuffer()).hexdigest()}
-    paths = [*(folder / name for name in (*NEEDED, "gallery.json")), *range_tests(folder)]
+    paths = [*(folder / name for name in (*NEEDED, "gallery.json")), *range_tests(run)]
     files = {f"{path.parent.name}/{path.name}": path.read_bytes() for path in paths if path.exists()}
     files[f"{folder.name}/summary.json"] = json.dumps(run.summary | {"weights": weights}, indent=1).encode()
     files[f"{folder.name}/best.pt"] = content.getbuffer()
     if notebook:
         files[notebook.name] = _without_machine(notebook).encode()
-    if out.exists() and not (out.suffix.lower() == ".zip" and zipfile.is_zipfile(out)):  # a checkpoint is one, too
-        raise CourseError(f"{out} is there and no zip: choose another file with --out.")
     with zipfile.ZipFile(packed, "w") as archive:
         for name, data in files.items():
             archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)  # without a date
@@ -110,15 +114,15 @@ def _files(path: Path, scratch: Path, depth: int = 0) -> Iterator[Path]:
     elif path.name in KNOWN or path.suffix.lower() == ".ipynb":
         if path.suffix == ".pt" and zipfile.is_zipfile(path):
             with contextlib.suppress(*BAD_ZIP), zipfile.ZipFile(path) as archive:  # damage is told of when it is read
-                _check_size(archive, path, scratch)
+                _check_size(archive.infolist(), path, scratch)
         elif path.suffix != ".pt" and path.stat().st_size > LARGEST_TEXT:
             raise CourseError(f"{path.name} is larger than such a file can be")
         yield path
 
 
-def _check_size(archive: zipfile.ZipFile, path: Path, scratch: Path) -> None:
-    """Raises CourseError for an archive that would fill the disk; of no member more is read than it declares."""
-    count, total = len(archive.infolist()), sum(member.file_size for member in archive.infolist())
+def _check_size(members: list[zipfile.ZipInfo], path: Path, scratch: Path) -> None:
+    """Raises CourseError for members that would fill the disk; of none more is read than it declares."""
+    count, total = len(members), sum(member.file_size for member in members)
     there = sum(file.stat().st_size for file in scratch.rglob("*"))
     shrunk = total > 2**24 and total > MOST_RATIO * path.stat().st_size
     if shrunk or there + total > MOST_BYTES or count > MOST_FILES:
@@ -130,7 +134,7 @@ def _unpack(path: Path, scratch: Path) -> Path:
     target = Path(tempfile.mkdtemp(dir=scratch))
     try:
         with zipfile.ZipFile(path) as archive:
-            _check_size(archive, path, scratch)
+            wanted = []
             for member in archive.infolist():
                 parts = PurePosixPath(member.filename.replace("\\", "/")).parts  # some write Windows' separators
                 outside = ".." in parts or any(part.startswith("/") or part[1:2] == ":" for part in parts)
@@ -139,7 +143,9 @@ def _unpack(path: Path, scratch: Path) -> Path:
                 name = "" if member.is_dir() or any(map(_skipped, parts)) else parts[-1]
                 if name in KNOWN or name.lower().endswith((".zip", ".ipynb")):
                     member.filename = "/".join(parts)
-                    archive.extract(member, target)
+                    wanted.append(member)
+            _check_size(wanted, path, scratch)
+            archive.extractall(target, wanted)
     except BAD_ZIP as error:
         raise CourseError(f"{path.name} cannot be unpacked ({error}): ask for it again") from error
     return target

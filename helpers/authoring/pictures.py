@@ -9,6 +9,7 @@ import io
 import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from helpers.authoring.results import Results, demanded_accuracy
 from helpers.data import Data
 from helpers.figures import drawing, galleries, illustrations, plots
 from helpers.gradcam import heatmaps
+from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import make_folder, write_atomically
 from helpers.recipes import RECIPES, Plateau
 from helpers.runs import RangeTest, Run, load_model
@@ -92,6 +94,13 @@ class Picture:
         return "" if text.get("pixels") == pixels else "was changed after it was drawn"
 
 
+def drawn(path: Path) -> bool:
+    """Tell whether a file is a picture that `save` made, and not an author's own."""
+    with suppress(OSError, SyntaxError), Image.open(path) as image:
+        return "source" in image.info
+    return False
+
+
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -137,8 +146,16 @@ def gallery_pictures(run: Run, data: Data | None) -> dict[str, Picture]:
     return pictures
 
 
+def _gallery_record(run: Run) -> dict:
+    path = run.folder / "gallery.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CourseError(f"{path} is missing or damaged ({error}): put it back, for instance with git.") from error
+
+
 def _gallery_source(run: Run) -> list:
-    return [json.loads((run.folder / "gallery.json").read_text(encoding="utf-8")), run.summary["weights"]]
+    return [_gallery_record(run), run.summary["weights"]]
 
 
 def augmentation_pictures(runs: list[Run], data: Data | None) -> list[Picture]:
@@ -193,7 +210,7 @@ def _draw_front(test: RangeTest, run: Run, data: Data, rows: int) -> Figure:
 
 def _draw_mistakes(panel: SubFigure, run: Run, data: Data) -> None:
     """Four of the most confident mistakes, of four classes, each beside its heatmap for the predicted class."""
-    indices = np.array(json.loads((run.folder / "gallery.json").read_text(encoding="utf-8"))["misclassified"])
+    indices = np.array(_gallery_record(run)["misclassified"])
     _, firsts = np.unique(data.test.labels[indices], return_index=True)
     indices, model, seen = indices[np.sort(firsts)[:4]], load_model(run), data.normalised_by(run.recipe)
     images, labels = data.test.images[indices], data.test.labels[indices]

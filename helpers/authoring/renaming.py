@@ -13,7 +13,7 @@ from helpers.settings import REPOSITORY
 FILES = ("*.md", "*/*.md", "*.cff", "*.yml", ".github/ISSUE_TEMPLATE/*.yml", "LICENSE", "notebooks/*.ipynb",
          "helpers/__init__.py")  # fmt: skip
 # What GitHub allows: https://docs.github.com/en/repositories and its sign-up form
-NAME = re.compile(r"[A-Za-z0-9](-?[A-Za-z0-9]){0,38}/(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}(?<!\.git)")
+NAME = re.compile(r"[A-Za-z0-9]([-_]?[A-Za-z0-9]){0,38}/(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}(?<!\.git)")
 ADDRESS = re.compile(r"^(https?://)?(www\.)?github\.com/|(?<!^)(\.git)?/?$")
 
 
@@ -48,9 +48,14 @@ def rename(
         notice = f"Copyright (c) {year[0] if year else ''} {holder}\n\n"
         changes.append(("CITATION.cff", r"(?<=- name: ).*", json.dumps(holder)))
         changes.append(("LICENSE", rf"(?<=\n)\n(?=Permission)(?<!{re.escape(holder)}\n\n)", notice))
-    changed = []
+    changed, texts = [], {}
     for path in (path for pattern in FILES for path in sorted(folder.glob(pattern))):
-        text, total = path.read_bytes().decode(), 0
+        try:
+            texts[path] = path.read_bytes().decode()
+        except ValueError as error:
+            raise CourseError(f"{path} is not UTF-8: save it so, then nothing was changed yet.") from error
+    for path, text in texts.items():
+        total = 0
         for name, pattern, put in changes:
             if name in (None, path.relative_to(folder).as_posix()) and put not in re.findall(pattern, text):
                 text, count = re.subn(pattern, lambda _, put=put: put, text)

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from helpers.authoring.page import Parts, pages
-from helpers.authoring.pictures import Picture
+from helpers.authoring.pictures import Picture, drawn
 from helpers.authoring.results import check_data, load_results
 from helpers.data import Data
 from helpers.plumbing.errors import CourseError
@@ -65,15 +65,17 @@ def _figures(root: Path, made: dict[str, dict[str, Parts]]) -> dict[Path, tuple[
     checked = {path: (drawing, drawing[0].fault(path)) for path, drawing in files.items()}
     texts = [path for folder in (root, root / "docs", root / "results") for path in folder.glob("*.md")]
     authors = "".join(SECTION.sub("", path.read_text(encoding="utf-8")) for path in texts)  # who may show their own
-    others = [
-        path for path in sorted((root / "images").glob("*.png")) if path not in files and path.name not in authors
-    ]
-    return checked | dict.fromkeys(others, ((None, False), "is shown nowhere"))
+    others = [path for path in sorted((root / "images").glob("*.png")) if path not in files and drawn(path)]
+    unused = [path for path in others if path.name not in authors]
+    return checked | dict.fromkeys(unused, ((None, False), "is shown nowhere"))
 
 
 def _texts(root: Path, name: str, blocks: dict[str, Parts]) -> tuple[str, str]:
     """A page as it is and as it should be. Raises CourseError if a marker is missing, twice or unknown."""
-    old = (root / name).read_text(encoding="utf-8")
+    try:
+        old = (root / name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise CourseError(f"{name} cannot be read ({error}): put it back, for instance with git.") from error
     found = [block for block, _ in SECTION.findall(old)]
     needed = {block for block in blocks if "minutes" not in block}
     if (

@@ -43,7 +43,10 @@ def load_results(root: Path = REPOSITORY) -> Results:
         if folder.name.endswith("-lr-find"):
             test = load_lr(folder / "lr_find.json")
             _check_range_test(test, folder)
-            range_tests[test.settings["recipe"]["name"]] = test
+            name = test.settings["recipe"]["name"]
+            if name in range_tests:
+                raise CourseError(f"results/ holds two range tests of {name}: take one out, perhaps {folder.name}.")
+            range_tests[name] = test
         else:
             run = load_run(folder)
             _check_result(run)
@@ -55,8 +58,11 @@ def load_results(root: Path = REPOSITORY) -> Results:
 
 
 def table_rows(table: Path) -> tuple[dict[str, str], ...]:
-    """The rows of a CSV with headings; none if it is not there."""
-    return tuple(csv.DictReader(table.read_text(encoding="utf-8").splitlines())) if table.exists() else ()
+    """The rows of a CSV with headings; none if it is not there. Raises CourseError if commas do not part them."""
+    rows = tuple(csv.DictReader(table.read_text(encoding="utf-8").splitlines())) if table.exists() else ()
+    if any(len(row) < 2 or None in row or None in row.values() for row in rows):
+        raise CourseError(f"{table} is no table with commas between its columns: put it back, for instance with git.")
+    return rows
 
 
 def check_data(fingerprint: str, source: object) -> None:
@@ -98,7 +104,7 @@ def demanded_accuracy(recipe: Recipe) -> float | None:
 
 
 def record(folder: Path, data: Data | None = None, root: Path = REPOSITORY) -> Path:
-    """Copy the text files of a finished run or range test into `results/`. Returns their folder.
+    """Copy the text files of a finished run or range test into `results/`, by recipe and seed. Returns their folder.
 
     With `data`, the complete CIFAR-10, its weights too, in half precision, with the digest of their file and the
     accuracy measured from it in `summary.json`, and the galleries that they give in `gallery.json`. What an earlier
@@ -106,13 +112,17 @@ def record(folder: Path, data: Data | None = None, root: Path = REPOSITORY) -> P
     """
     run = None
     if (folder / "lr_find.json").exists():
-        _check_range_test(load_lr(folder / "lr_find.json"), folder)
+        test = load_lr(folder / "lr_find.json")
+        _check_range_test(test, folder)
+        config, end = test.settings, "-lr-find"
     else:
         run = load_run(folder)
         _check_result(run)
         if data:
             check_data(data.fingerprint, data.name)
-    target = root / "results" / folder.name
+        config, end = run.config, ""
+    name, data_name = config["recipe"]["name"], config["data"].get("name", "cifar10")
+    target = root / "results" / f"{name}-{data_name}-seed{config['seed']}{end}"
     if folder.resolve().parent == target.parent.resolve():
         raise CourseError(f"{folder} is recorded already: name the folder that it was trained in.")
     best = run.checkpoint("best.pt") if data and run else None

@@ -9,6 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
+from helpers import GITHUB
 from helpers.authoring.renaming import rename
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import make_folder, write_text
@@ -39,8 +40,11 @@ def make_edition(out: Path, repository: str, root: Path = REPOSITORY) -> None:
 
     A README that is there stays. Raises CourseError for an impossible name, and see `make_student_copies`.
     """
-    if root.is_relative_to(out.resolve()) or (out / "helpers" / "authoring").exists():
+    inside = out.resolve().is_relative_to((root / "helpers").resolve())
+    if inside or root.is_relative_to(out.resolve()) or (out / "helpers" / "authoring").exists():
         raise CourseError(f"{out} holds the course with its solutions: choose another folder with --out.")
+    if repository == GITHUB:
+        raise CourseError(f"--repo {repository} is the course itself, with its solutions: name another repository.")
     rename(repository, out)  # changes nothing yet, but refuses a wrong name
     notebooks = make_student_copies(out / "notebooks", root / "notebooks")
     shutil.copytree(root / "helpers", out / "helpers", ignore=LEFT_OUT, dirs_exist_ok=True)
