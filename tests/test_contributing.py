@@ -20,8 +20,7 @@ BLOCK = re.compile(r"([^\n]*)\n\n```(python|sh)\n(.*?)```\n", re.S)
 
 
 def run(command, course):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("COURSE_")}
-    environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment["PATH"]))
+    environment = os.environ | {"PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))}
     done = subprocess.run(command, cwd=course, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

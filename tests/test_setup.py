@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import packaging
 import pytest
+from conftest import helpers
 from nbclient import NotebookClient
 
 from helpers import __version__
@@ -52,7 +53,7 @@ def colab(course, tmp_path):
         git("-C", course, "commit", "--quiet", "--allow-empty", "--message", message)
     (tmp_path / "content").mkdir()
     environment = {
-        **{key: value for key, value in os.environ.items() if not key.startswith("COURSE_")},
+        **os.environ,
         **{"COLAB_RELEASE_TAG": "release-colab", "CUDA_VISIBLE_DEVICES": "", "PIP_NO_INDEX": "1"},
         **{"COURSE_DATA": "synthetic", "COURSE_FAST": "1", "GIT_CONFIG_COUNT": "1"},
         "GIT_CONFIG_KEY_0": f"url.file://{course}.insteadOf",
@@ -232,20 +233,15 @@ def test_package_installed_without_its_repository(course, tmp_path):
     site, folder = tmp_path / "site-packages", tmp_path / "anywhere"
     shutil.copytree(course / "helpers", site / "helpers")
     folder.mkdir()
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("COURSE_")}
-    environment |= {"PYTHONPATH": str(site), "COURSE_DATA": "synthetic", "CUDA_VISIBLE_DEVICES": ""}
-    done = run_cell(NOTEBOOKS[0], folder, environment)
+    environment = {"PYTHONPATH": str(site), "COURSE_DATA": "synthetic"}
+    done = run_cell(NOTEBOOKS[0], folder, os.environ | environment)
     assert f"helpers: {site}/helpers/__init__.py" in done.stdout and "Data: synthetic\n" in done.stdout, done.stderr
 
-    def command(*arguments):
-        words = [sys.executable, "-m", "helpers", *arguments]
-        return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=100)
-
-    assert command("--help").returncode == 0
+    assert helpers("--help", cwd=folder, **environment).returncode == 0
     for words in (("report", "--check"), ("rename", "a/b"), ("students",)):
-        refused = command(*words)
+        refused = helpers(*words, cwd=folder, **environment)
         assert refused.returncode == 2 and refused.stderr.startswith(f"Error: `{words[0]}` works on the files of the")
     script = "from helpers import settings; print(settings.runs_folder())"
     words = [sys.executable, "-c", script]
-    printed = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True).stdout
+    printed = subprocess.run(words, cwd=folder, env=os.environ | environment, capture_output=True, text=True).stdout
     assert printed == f"{folder}/runs\n"

@@ -1,10 +1,9 @@
 import json
-import os
 import re
 import subprocess
-import sys
 
 import pytest
+from conftest import helpers
 
 from helpers import GITHUB
 from helpers.authoring.students import NOTEBOOKS, make_edition, make_student_copies
@@ -127,17 +126,9 @@ def test_sources_are_never_overwritten_and_bad_ones_are_told(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def helpers(*words, cwd):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("COURSE_")} | {
-        "PYTHONPATH": ""
-    }
-    command = [sys.executable, "-m", "helpers", *words]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
-
-
 def test_edition_is_a_repository_of_its_own(tmp_path):
     out = tmp_path / "student"
-    first, second = (helpers("students", "--out", out, "--repo", "anna/shapes-2", cwd=REPOSITORY) for _ in range(2))
+    first, second = (helpers("students", "--out", out, "--repo", "anna/shapes-2") for _ in range(2))
     assert first.returncode == second.returncode == 0 and first.stdout == second.stdout, first.stderr
     assert first.stdout.startswith(f"Written: {out}. Its badges and") and "anna/shapes-2, on GitHub:" in first.stdout
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
