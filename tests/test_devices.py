@@ -92,33 +92,20 @@ def test_instructions_for_bfloat16_decide_whether_to_measure(
     )
 
 
-class Unreadable:
-    """Images of which one raises what it is given."""
-
-    def __init__(self, error):
-        self.error = error
-
-    def __len__(self):
-        return 2
-
-    def __getitem__(self, index):
-        raise self.error
-
-
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (
-            ValueError("3 channels asked for,\n  not 1"),
-            r"or augmented \(ValueError: 3 channels asked for,\)",
-        ),
+        (ValueError("3 channels asked for,\n  not 1"), r"or augmented \(ValueError: 3 channels asked for,\)"),
         (OSError(12, "Cannot allocate memory"), r"memory does not suffice .* \(OSError: .*Cannot allocate memory\)"),
     ],
 )
 def test_error_in_a_loading_process_is_named(error, sentence):
+    def fail(images):
+        raise error
+
     @explain_failures
     def train(recipe):
-        list(DataLoader(Unreadable(error), num_workers=1, multiprocessing_context="fork"))
+        list(DataLoader([0], collate_fn=fail, num_workers=1, multiprocessing_context="fork"))
 
     with pytest.raises(CourseError, match=sentence) as caught:
         train(get_recipe("custom_resnet"))
