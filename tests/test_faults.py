@@ -386,9 +386,9 @@ def test_folder_made_read_only_half_way_stops_a_run_which_goes_on_when_it_is_wri
 # --- damaged and lost files
 
 
-def flip(path, byte, bit=0):
+def flip(path, byte):
     content = bytearray(path.read_bytes())
-    content[byte] ^= 1 << bit
+    content[byte] ^= 1
     path.write_bytes(content)
 
 
@@ -427,24 +427,9 @@ def test_lost_checkpoint_is_not_taken_for_a_fresh_start(unfinished, images):
     before = files_of(unfinished / NAME)
     command = train(images, unfinished, epochs=2)
     assert command.end() == 2 and "last.pt is missing: put it back" in command.output
-    assert before == {
-        path.name: path.read_bytes() for path in (unfinished / NAME).iterdir() if path.name[:5] != ".lock"
-    }
+    assert before == files_of(unfinished / NAME)
     (unfinished / "elsewhere").rename(unfinished / NAME / "last.pt")
     assert goes_on(images, unfinished)
-
-
-def test_no_flipped_bit_of_the_data_cache_changes_an_image(images, tmp_path):
-    folder, rng = shutil.copytree(images, tmp_path / "pets"), random.Random(0)
-    good = load_data(str(folder))
-    (cache,) = folder.glob(".*.npz")
-    whole = cache.read_bytes()
-    for _ in range(100):
-        flip(cache, rng.randrange(len(whole)), rng.randrange(8))
-        data = load_data(str(folder))
-        assert data.describe() == good.describe()
-        for ours, theirs in ((data.train, good.train), (data.test, good.test)):
-            assert (ours.images == theirs.images).all() and (ours.labels == theirs.labels).all()
 
 
 # --- memory, processes, the clock
