@@ -475,13 +475,8 @@ def test_host_memory_that_runs_out_is_said_with_what_to_lower(tmp_path):
     assert "--set batch_size=128 lr_min=0.0015 lr_max=0.1" in sentence and "Traceback" not in starved.output
 
 
-@pytest.fixture
-def small_run(images):
-    return changed(with_epochs(get_recipe(RECIPE), 2), SMALL), load_data(str(images))
-
-
 @pytest.mark.parametrize("function", [training.train, lr_finder.find_lr])
-def test_gpu_memory_that_runs_out_is_said_and_is_free_afterwards(small_run, tmp_path, monkeypatch, function):
+def test_gpu_memory_that_runs_out_is_said_and_is_free_afterwards(images, tmp_path, monkeypatch, function):
     """In a notebook, a traceback would keep the tensors of the failed step, and then nothing would fit any more."""
     held = []
 
@@ -494,5 +489,5 @@ def test_gpu_memory_that_runs_out_is_said_and_is_free_afterwards(small_run, tmp_
     for module in (training, lr_finder):
         monkeypatch.setattr(module, "make_model", exhausted)
     with pytest.raises(CourseError, match=r"CUDA out of memory.*--set batch_size=4 lr=0\.05") as caught:
-        function(*small_run, tmp_path)
+        function(changed(with_epochs(get_recipe(RECIPE), 2), SMALL), load_data(str(images)), tmp_path)
     assert caught.value.__context__ is None and held[0]() is None
