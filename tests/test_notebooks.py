@@ -156,8 +156,11 @@ def broken_links(markdown, path):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_links_and_images_resolve(path):
-    assert broken_links(markdown_of(path), path) == []
+def test_links_and_images_resolve_and_files_that_are_named_exist(path):
+    text = markdown_of(path)
+    assert broken_links(text, path) == []
+    named = re.findall(r"`((?:helpers|tests|notebooks|docs)/[\w/.]*)`", text)
+    assert [name for name in named if not (REPOSITORY / name).exists() and "05_weight_decay" not in name] == []
 
 
 # What an output says of a recorded run, spaces aside: a log, accuracies, a row of a table, confusions, found bounds.
