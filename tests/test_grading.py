@@ -34,6 +34,7 @@ from helpers.settings import REPOSITORY
 from helpers.training import train
 
 TINY = changed(with_epochs(RECIPES["custom_resnet"], 3), {"width": 8, "batch_size": 16})
+FORGOTTEN = r'"weights": \{[^}]*\}', '"weights": {}'  # the digest of the recorded ones
 FOR_TRAINERS = re.compile(r"afresh|move it|put it back|helpers train|it was kept|same command", re.I)
 
 
@@ -44,11 +45,16 @@ def no_bars(monkeypatch):
 
 @pytest.fixture
 def recorded(tmp_path, monkeypatch):
-    """The recorded runs of two assignments as hand-ins, each with its weights, where no recorded runs are known."""
+    """The recorded runs of two assignments as hand-ins, and a range test, where no recorded runs are known."""
     monkeypatch.setattr(grading, "REPOSITORY", tmp_path)
     names = [f"{name}-cifar10-seed0" for name in ("custom_resnet", "resnet18_layernorm", "custom_resnet")]
     names[2] += "-lr-find"
-    return [Path(shutil.copytree(REPOSITORY / "results" / name, tmp_path / name)) for name in names]
+    folders = [Path(shutil.copytree(REPOSITORY / "results" / name, tmp_path / name)) for name in names]
+    run = load_run(folders[1])  # its weights are too large for the repository: others of the same network
+    best = {"model": make_model(run.recipe, 10).state_dict(), "epoch": run.summary["reported"]["epoch"]}
+    save_checkpoint(folders[1] / "best.pt", best | {"config": run.config})
+    edit("summary.json", FORGOTTEN)(folders[1])
+    return folders
 
 
 def test_class_of_three_of_whom_one_violates_the_assignment(recorded, tmp_path, capsys):
@@ -61,7 +67,7 @@ def test_class_of_three_of_whom_one_violates_the_assignment(recorded, tmp_path, 
     assert [line.split() for line in capsys.readouterr().out.splitlines()[1:]] == passed
 
     violating = Path(shutil.copytree(kept, tmp_path / "violating"))  # without the range test
-    edit("summary.json", (r'"weights": \{[^}]*\}', '"weights": {}'))(violating)
+    edit("summary.json", FORGOTTEN)(violating)
     edit("config.json", ('"cross_entropy"', '"cross_entropy_of_softmax"'))(violating)
     resave(config=lambda config: json.loads((violating / "config.json").read_text()))(violating)
     assert main(["check", str(second), str(violating)]) == 1
