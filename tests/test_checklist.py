@@ -87,6 +87,7 @@ def with_values(recipe, transform, **values):
     ("broken", "demand"),
     [
         ({"recipe": changed(CUSTOM, {"loss": "cross_entropy_of_softmax"})}, "Softmax once"),
+        ({"recipe": changed(CUSTOM, {"width": 32})}, "PrepLayer 64"),
         ({"recipe": changed(CUSTOM, {"fc_bias": False})}, "6,573,130 parameters"),
         ({"recipe": without("PadIfNeeded")}, "RandomCrop 32"),
         ({"recipe": without("HorizontalFlip")}, "RandomCrop 32"),
@@ -178,6 +179,8 @@ def test_evidence_names_the_norms_and_standardized_filters(tmp_path, recipe, exp
 @pytest.mark.parametrize(
     ("broken", "demand"),
     [
+        ({"recipe": changed(PLATEAU["layer"], {"width": 32})}, "ResNet18 for 32x32"),
+        ({"recipe": changed(PLATEAU["layer"], {"width": 32})}, "11,173,962 parameters"),
         ({"recipe": with_values(PLATEAU["layer"], "Rotate", limit=(-15, 15))}, "RandomCrop 32"),
         ({"recipe": dataclasses.replace(PLATEAU["layer"], augmentation=())}, "RandomCrop 32"),
         ({"recipe": with_values(PLATEAU["batch"], "Rotate", limit=(0, 0))}, "Albumentations"),

@@ -107,6 +107,8 @@ def test_run_folder_holds_what_is_promised(finished, data):
         }
     assert {"device", "torch", "precision", "data", "seed", "code"} <= run.summary.keys()
     assert run.summary["data"]["train_images"] == 70 and run.summary["data"]["fingerprint"] == data.fingerprint
+    assert run.summary["best_test_acc"] == max(run.history["test_acc"])
+    assert run.summary["parameters"] == sum(p.numel() for p in make_model(run.recipe, 10).parameters())
 
 
 def test_log_lines_are_those_of_the_assignments(finished):
@@ -225,7 +227,17 @@ def test_learning_rate_per_epoch_where_the_recipe_steps_per_epoch(data, tmp_path
     run = training.train(small("published_s8_onecycle_sgd"), data, tmp_path, report=lambda line: None)
     lr = run.steps["lr"].reshape(3, 3)
     assert (lr == lr[:, :1]).all() and len(set(lr[:, 0])) == 3
-    assert run.summary["reported"]["test_loss"] > 1.461
+
+
+@pytest.mark.usefixtures("linear_network")
+def test_figures_are_of_the_loss_that_is_trained_with(data):
+    recipe = small("published_s8_onecycle_sgd", batch_size=70)
+    loaders = make_loaders(recipe, data, 0, FLOAT32)
+    state = training.Training(recipe, 10, 1, FLOAT32)
+    logits, labels, row = state.evaluate("test", loaders["test"])
+    assert row["test_loss"] == pytest.approx(cross_entropy_of_softmax(logits, labels).item())
+    assert abs(row["test_loss"] - F.cross_entropy(logits, labels).item()) > 0.01
+    assert state.train_epoch(loaders["train"])["loss"] == pytest.approx(row["test_loss"], rel=0.02)  # untrained yet
 
 
 @pytest.mark.parametrize(
@@ -339,7 +351,7 @@ def test_mirrored_prediction_mirrors_the_images(data):
     logits, labels = predict(model, loader, FLOAT32, flip=True)
     expected = model(normalise(data.test.images[:, :, ::-1].copy(), data.mean, data.std))
     torch.testing.assert_close(logits, expected.detach())
-    assert not torch.allclose(logits, predict(model, loader, FLOAT32)[0], atol=0.1)
+    assert not torch.allclose(logits, predict(model, loader, FLOAT32)[0], atol=0.1) and model.training
     assert labels.tolist() == data.test.labels.tolist()
 
 
@@ -348,6 +360,10 @@ def test_held_out_images_are_not_trained_on(data):
     train, val = ({image.tobytes() for image in loaders[name].dataset.split.images} for name in ("train", "val"))
     assert len(val) == 20 and not train & val
     assert train | val == {image.tobytes() for image in data.train.images}
+    for name in ("val", "test"):  # as they are, in their order
+        ((images, labels),), split = loaders[name], loaders[name].dataset.split
+        torch.testing.assert_close(images, normalise(split.images, data.mean, data.std))
+        assert labels.tolist() == split.labels.tolist()
 
 
 @pytest.mark.parametrize("name", ["last.pt", "best.pt"])
@@ -404,8 +420,7 @@ def test_average_of_the_weights_follows_its_formula(data):
     torch.manual_seed(0)
     state = training.Training(recipe, 10, len(loader), device)
     weights = []
-    average = state.average_weights
-    state.average_weights = lambda: (weights.append(state.model.fc.weight.detach().clone()), average())
+    state.optimizer.register_step_post_hook(lambda *_: weights.append(state.model.fc.weight.detach().clone()))
     state.train_epoch(loader)
     expected = weights[0]  # the average starts with the first weights
     for step, weight in enumerate(weights[1:], start=1):
