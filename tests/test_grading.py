@@ -217,7 +217,8 @@ def test_each_tampering_is_named(kind, trained, tmp_path, capsys):
 
 
 def test_accuracy_is_measured_again_whatever_the_files_agree_on(trained, pictures_of_colours, tmp_path, capsys):
-    folder = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    best = max(trained, key=lambda folder: load_run(folder).summary["reported"]["test_acc"])  # no constant answer
+    folder = Path(shutil.copytree(best, tmp_path / "run"))
     run = load_run(folder)
     assert main(["check", str(folder), "--data", str(pictures_of_colours)]) == 1
     assert f"{run.summary['reported']['test_acc']:.2f} %" in capsys.readouterr().out
