@@ -155,9 +155,8 @@ def test_a_limit_of_one_number_is_the_same_and_another_one_is_named(tmp_path):
 
 
 def test_custom_resnet_on_a_plateau_is_told_what_it_misses(tmp_path):
-    run = make_plateau_run(
-        tmp_path / "run", dataclasses.replace(CUSTOM, schedule=PLATEAU["layer"].schedule, validation_images=100)
-    )
+    recipe = dataclasses.replace(CUSTOM, schedule=PLATEAU["layer"].schedule, validation_images=100)
+    run = make_plateau_run(tmp_path / "run", recipe)
     assert {FOUND, "OneCycle: maximum at epoch 5"} <= set(failing(run))
 
 

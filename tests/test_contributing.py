@@ -12,9 +12,7 @@ from torchvision.models import mobilenet_v2
 
 from helpers.settings import REPOSITORY
 
-SECTIONS = dict(
-    re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.M | re.S)
-)
+SECTIONS = dict(re.findall(r"(?ms)^## ([^\n]+)\n(.*?)(?=^## |\Z)", (REPOSITORY / "CONTRIBUTING.md").read_text()))
 WORKED = ["A recipe", "An assignment", "A network", "A notebook", "An exercise"]
 BLOCK = re.compile(r"([^\n]*)\n\n```(python|sh)\n(.*?)```\n", re.S)
 

@@ -91,9 +91,8 @@ def test_instructions_for_bfloat16_decide_whether_to_measure(
     monkeypatch.setattr(distributed, "WORLD_SIZE", processes)
     device = pick_device()
     assert device.dtype == dtype and bool(measured[1]) == is_measured
-    assert device.name.startswith(
-        "2 x A CPU, " if processes == 2 else "A CPU, " if "A CPU" in str(cpu_info) else "CPU, "
-    )
+    model = "A CPU, " if "A CPU" in str(cpu_info) else "CPU, "
+    assert device.name.startswith("2 x " * (processes == 2) + model)
 
 
 @pytest.mark.parametrize(

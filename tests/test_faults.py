@@ -228,9 +228,8 @@ def test_interrupted_command_says_so_in_one_sentence_and_goes_on(images, tmp_pat
     time.sleep(0.002)
     command.send(number)  # impatient
     assert command.end() == status
-    assert command.output.endswith(
-        "\nInterrupted. A training goes on after its last finished epoch with the same command.\n"
-    )
+    sentence = "Interrupted. A training goes on after its last finished epoch with the same command."
+    assert command.output.endswith(f"\n{sentence}\n")
     assert "Traceback" not in command.output and not list(tmp_path.rglob("*.tmp"))
     assert goes_on(images, tmp_path)
 

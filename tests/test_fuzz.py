@@ -229,9 +229,8 @@ def encoded(image: Image.Image, form: str, **options) -> bytes:
 def picture_files() -> list[bytes]:
     picture, turned = Image.fromarray(random_images(1)[0, :12, :9]), Image.Exif()
     turned[0x0112] = 6
-    files = [
-        encoded(picture, form) for form in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "EPS", "DDS", "ICO")
-    ]
+    forms = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "EPS", "DDS", "ICO")
+    files = [encoded(picture, form) for form in forms]
     files += [encoded(picture.convert(mode), "PNG") for mode in ("L", "P", "1", "RGBA", "LA", "I;16")]
     files += [encoded(picture.convert(mode), "TIFF") for mode in ("CMYK", "I", "F", "I;16")]
     files += [encoded(picture.convert("CMYK"), "JPEG"), encoded(picture, "TIFF", compression="tiff_lzw")]

@@ -16,7 +16,7 @@ from helpers.augmentation import normalise
 from helpers.data import load_data
 from helpers.figures import galleries
 from helpers.plumbing.errors import CourseError
-from helpers.predictions import Selection, confused_pairs, predict_test, select
+from helpers.predictions import KINDS, Selection, confused_pairs, predict_test, select
 from helpers.recipes import RECIPES, as_dict, changed, get_recipe, with_epochs
 from helpers.runs import load_model
 from helpers.training import train
@@ -204,9 +204,7 @@ def test_without_a_mistake_a_sentence_says_so_and_the_correct_ones_are_shown(tra
     right = made_up()[np.array([0, 2, 5])]
     none = select(right, correct=False, count=5)
     assert none.indices.tolist() == [0, 2, 5]
-    assert (
-        none.title == "No test image is misclassified. All 3 correctly classified test images, the most confident first"
-    )
+    assert none.title == f"No test image is misclassified. All 3 {KINDS[True]} test images, the most confident first"
     for plot in (galleries.plot_gradcam, galleries.plot_gradcam_layers):
         assert "No test image is misclassified" in " ".join(plot(run, data, model, none).get_suptitle().split())
     figure = galleries.plot_confused_pairs(run, data, right)

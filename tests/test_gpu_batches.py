@@ -161,10 +161,8 @@ def test_seed_epoch_and_batch_decide_the_draws():
     assert all(torch.equal(a[0], b[0]) for a, b in zip(first, again, strict=True))
     other, _ = batches(**options | {"seed": 2})
     for epoch_ in (second, other):
-        by_label = [
-            torch.cat([images.flatten(1).sum(dim=1) for images, _ in epoch]).sort()[0] for epoch in (first, epoch_)
-        ]
-        assert not torch.allclose(*by_label)
+        sums = [torch.cat([x.flatten(1).sum(dim=1) for x, _ in epoch]).sort()[0] for epoch in (first, epoch_)]
+        assert not torch.allclose(*sums)
 
 
 def test_training_and_evaluation_take_resident_batches():

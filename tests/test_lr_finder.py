@@ -190,9 +190,7 @@ def test_running_mean_can_be_undone():
 @pytest.mark.parametrize("scatter", [0.0, 0.01, 0.02])
 def test_scattered_losses_give_about_the_same_bounds(scatter):
     found = np.array([lr_finder.read_curve(LRS, measured(DESCENT, scatter, seed)) for seed in range(20)])
-    assert (found[:, 0] >= 0.0007).all() and (
-        found[:, 0] <= 0.006
-    ).all()  # a tenth of the descent: at 0.0014, and the lag
+    assert (found[:, 0] >= 0.0007).all() and (found[:, 0] <= 0.006).all()  # a tenth: at 0.0014, and the lag
     assert (found[:, 1] >= 0.06).all() and (found[:, 1] <= 0.4).all()  # the floor: from 0.021 to 0.7
 
 

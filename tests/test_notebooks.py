@@ -111,9 +111,8 @@ def test_printed_tables_are_no_wider_than_a_page(ours):
 
 def test_badge_opens_this_notebook(notebook, request):
     address = f"https://colab.research.google.com/github/{GITHUB}/blob/main/notebooks/{request.node.callspec.id}.ipynb"
-    assert notebook.cells[0].source.startswith(
-        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({address})\n"
-    )
+    badge = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    assert notebook.cells[0].source.startswith(f"{badge}({address})\n")
 
 
 def test_no_path_of_somebodys_machine(notebook):
@@ -140,11 +139,8 @@ def broken_links(markdown, path):
     for target in targets:
         parts = urlsplit(target)
         if parts.scheme or parts.netloc:
-            fine = (
-                parts.scheme == "https"
-                and re.fullmatch(r"([a-z0-9-]+\.)+[a-z]{2,}", parts.netloc)
-                and " " not in target
-            )
+            host = re.fullmatch(r"([a-z0-9-]+\.)+[a-z]{2,}", parts.netloc)
+            fine = host and parts.scheme == "https" and " " not in target
         elif parts.path:
             place = (path.parent / parts.path).resolve()
             fine = place.exists() and place.is_relative_to(REPOSITORY)

@@ -327,9 +327,8 @@ def test_letters_that_the_default_font_lacks_come_from_installed_fonts():
         assert list(matplotlib.rcParams["font.family"]) == ["sans-serif"]  # nothing to look for
         drawing.class_names(["кошка", "∀"])
         assert "DejaVu Sans" in matplotlib.rcParams["font.family"]  # which comes with matplotlib
-        have, lack = (
-            font_manager.get_font(font_manager.findfont(name)).get_charmap() for name in ("STIXGeneral", "DejaVu Sans")
-        )
+        fonts = map(font_manager.findfont, ("STIXGeneral", "DejaVu Sans"))
+        have, lack = (font_manager.get_font(font).get_charmap() for font in fonts)
         rare = next(chr(code) for code in have if code not in lack and chr(code).isalpha())
         drawing.class_names([rare])
         files = [font_manager.findfont(name) for name in matplotlib.rcParams["font.family"] if name != "sans-serif"]

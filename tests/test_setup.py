@@ -113,9 +113,7 @@ def test_notebook_gets_the_package_of_its_own_version(colab, course):
     git("-C", course, "tag", "--delete", f"v{__version__}")  # as in a fork, which leaves tags out
     done = run_cell(notebook, content, environment)
     assert done.returncode == 0 and done.stderr == ""
-    assert (
-        f"This notebook is of version {__version__}, its package of 7.0: see https://github.com/{NAME}." in done.stdout
-    )
+    assert f"notebook is of version {__version__}, its package of 7.0: see https://github.com/{NAME}." in done.stdout
 
 
 def test_elsewhere_nothing_is_fetched_or_installed_unasked(colab, course):
@@ -125,13 +123,10 @@ def test_elsewhere_nothing_is_fetched_or_installed_unasked(colab, course):
     alone = run_cell(notebook, content, environment)
     assert f"No course around here: git clone https://github.com/{NAME} and open the notebook in it." in alone.stderr
     wrong = run_cell(notebook, course / "notebooks", environment, python=(sys.executable, "-S"))  # without packages
-    assert wrong.stderr.splitlines()[-1].startswith(
-        f"helpers.plumbing.errors.CourseError: This kernel is {sys.executable}, Python 3"
-    )
+    assert f"\nhelpers.plumbing.errors.CourseError: This kernel is {sys.executable}, Python 3" in wrong.stderr
     assert "lacks torch, torchvision, albumentations" in wrong.stderr and "Select Kernel" in wrong.stderr
-    assert f"or run `%pip install -r {course}/requirements.txt` and restart" in wrong.stderr and not [
-        *content.iterdir()
-    ]
+    assert f"or run `%pip install -r {course}/requirements.txt` and restart" in wrong.stderr
+    assert not [*content.iterdir()]
     (course / ".venv").mkdir()
     wrong = run_cell(notebook, course / "notebooks", environment, python=(sys.executable, "-S"))
     assert f"choose the kernel of an environment that has all, here {course}/.venv, (VS Code" in wrong.stderr
@@ -172,9 +167,8 @@ def wheel(folder: Path, name: str, version: str, *requires: str, code: str = "")
         file.writestr(f"{name}.py", f"version = '{version}'\n{code}")
         needs = "".join(f"Requires-Dist: {line}\n" for line in requires)
         file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
-        file.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
+        kind = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        file.writestr(f"{info}/WHEEL", kind)
         file.writestr(f"{info}/RECORD", "")
 
 

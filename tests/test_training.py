@@ -73,11 +73,8 @@ def test_tensorboard_log_is_the_history_once_also_after_an_interruption(data, tm
     assert [step for step, _ in logged(folder)["loss/train"]] == [1, 2]
     run = training.train(small(), data, tmp_path, report=lambda line: None)
     scalars = logged(folder)
-    names = {
-        "lr": "lr",
-        "seconds": "seconds",
-        **{f"{f}/{p}": f"{p}_{f}" for f in ("loss", "acc") for p in ("train", "test")},
-    }
+    names = {f"{figure}/{part}": f"{part}_{figure}" for figure in ("loss", "acc") for part in ("train", "test")}
+    names |= {"lr": "lr", "seconds": "seconds"}
     assert scalars.keys() == names.keys()
     for tag, column in names.items():
         assert [step for step, _ in scalars[tag]] == [1, 2, 3]
@@ -100,15 +97,15 @@ def test_run_folder_holds_what_is_promised(finished, data):
     assert run.folder.name == "custom_resnet-synthetic-seed0"
     assert tuple(run.history) == HISTORY_COLUMNS and list(run.history["epoch"]) == [1, 2, 3]
     assert (run.folder / "train.log").read_text().splitlines() == lines
+    network = make_model(run.recipe, 10)
+    shapes = {k: v.shape for k, v in network.state_dict().items()}
     for part in ("last", "best"):
         state = torch.load(run.folder / f"{part}.pt", weights_only=True)
-        assert {k: v.shape for k, v in state["model"].items()} == {
-            k: v.shape for k, v in make_model(run.recipe, 10).state_dict().items()
-        }
+        assert {k: v.shape for k, v in state["model"].items()} == shapes
     assert {"device", "torch", "precision", "data", "seed", "code"} <= run.summary.keys()
     assert run.summary["data"]["train_images"] == 70 and run.summary["data"]["fingerprint"] == data.fingerprint
     assert run.summary["best_test_acc"] == max(run.history["test_acc"])
-    assert run.summary["parameters"] == sum(p.numel() for p in make_model(run.recipe, 10).parameters())
+    assert run.summary["parameters"] == sum(p.numel() for p in network.parameters())
 
 
 def test_log_lines_are_those_of_the_assignments(finished):
