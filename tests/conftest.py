@@ -13,8 +13,8 @@ from PIL import Image
 
 from helpers.settings import REPOSITORY
 
-for setting in [name for name in os.environ if name.startswith("COURSE_")]:  # a Codespace has some
-    del os.environ[setting]
+for setting in {name for name in os.environ if name.startswith("COURSE_")} - {"COURSE_TEST_GPU"}:
+    del os.environ[setting]  # a Codespace has some
 
 
 def helpers(*words, cwd=REPOSITORY, **environment) -> subprocess.CompletedProcess:
