@@ -54,7 +54,7 @@ def colab(course, tmp_path):
     (tmp_path / "content").mkdir()
     environment = {
         **os.environ,
-        **{"COLAB_RELEASE_TAG": "release-colab", "CUDA_VISIBLE_DEVICES": "", "PIP_NO_INDEX": "1"},
+        **{"COLAB_RELEASE_TAG": "release-colab", "CUDA_VISIBLE_DEVICES": "", "PIP_NO_INDEX": "1", "PYTHONPATH": ""},
         **{"COURSE_DATA": "synthetic", "COURSE_FAST": "1", "GIT_CONFIG_COUNT": "1"},
         "GIT_CONFIG_KEY_0": f"url.file://{course}.insteadOf",
         "GIT_CONFIG_VALUE_0": f"https://github.com/{NAME}",
