@@ -1,5 +1,7 @@
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 if not os.environ.get("COURSE_TEST_GPU"):  # much is compared bit for bit, which GPUs do not promise; before torch looks
@@ -10,6 +12,16 @@ import pytest
 from PIL import Image
 
 from helpers.settings import REPOSITORY
+
+for setting in {name for name in os.environ if name.startswith("COURSE_")} - {"COURSE_TEST_GPU"}:
+    del os.environ[setting]  # a Codespace has some
+
+
+def helpers(*words, cwd=REPOSITORY, **environment) -> subprocess.CompletedProcess:
+    """`python -m helpers ...` in a process of its own, of the package in `cwd`."""
+    command = [sys.executable, "-m", "helpers", *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": "", **environment}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def random_images(count: int, seed: int = 0) -> np.ndarray:
@@ -62,16 +74,5 @@ def closed_figures():
 @pytest.fixture
 def course(tmp_path) -> Path:
     """A copy of the course as a user of the template has it, to be changed."""
-    unwanted = (
-        "data",
-        "runs",
-        "build",
-        "student",
-        ".git",
-        ".venv",
-        ".whl",
-        "__pycache__",
-        ".*_cache",
-        ".ipynb_checkpoints",
-    )
+    unwanted = "data", "runs", "build", "student", ".git", ".venv", ".whl", "__pycache__", ".*_cache", ".ipynb_*"
     return Path(shutil.copytree(REPOSITORY, tmp_path / "course", ignore=shutil.ignore_patterns(*unwanted)))

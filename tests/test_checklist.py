@@ -93,6 +93,7 @@ def with_values(recipe, transform, **values):
     ("broken", "demand"),
     [
         ({"recipe": changed(CUSTOM, {"loss": "cross_entropy_of_softmax"})}, "Softmax once"),
+        ({"recipe": changed(CUSTOM, {"width": 32})}, "PrepLayer 64"),
         ({"recipe": changed(CUSTOM, {"fc_bias": False})}, "6,573,130 parameters"),
         ({"recipe": without("PadIfNeeded")}, "RandomCrop 32"),
         ({"recipe": without("HorizontalFlip")}, "RandomCrop 32"),
@@ -170,9 +171,8 @@ def test_a_limit_of_one_number_is_the_same_and_another_one_is_named(tmp_path):
 
 
 def test_custom_resnet_on_a_plateau_is_told_what_it_misses(tmp_path):
-    run = make_plateau_run(
-        tmp_path / "run", dataclasses.replace(CUSTOM, schedule=PLATEAU["layer"].schedule, validation_images=100)
-    )
+    recipe = dataclasses.replace(CUSTOM, schedule=PLATEAU["layer"].schedule, validation_images=100)
+    run = make_plateau_run(tmp_path / "run", recipe)
     assert {FOUND, "OneCycle: maximum at epoch 5"} <= set(failing(run))
 
 
@@ -194,6 +194,8 @@ def test_evidence_names_the_norms_and_standardized_filters(tmp_path, recipe, exp
 @pytest.mark.parametrize(
     ("broken", "demand"),
     [
+        ({"recipe": changed(PLATEAU["layer"], {"width": 32})}, "ResNet18 for 32x32"),
+        ({"recipe": changed(PLATEAU["layer"], {"width": 32})}, "11,173,962 parameters"),
         ({"recipe": with_values(PLATEAU["layer"], "Rotate", limit=(-15, 15))}, "RandomCrop 32"),
         ({"recipe": dataclasses.replace(PLATEAU["layer"], augmentation=())}, "RandomCrop 32"),
         ({"recipe": with_values(PLATEAU["batch"], "Rotate", limit=(0, 0))}, "Albumentations"),

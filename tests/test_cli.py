@@ -3,21 +3,10 @@ import subprocess
 import sys
 
 import pytest
-from conftest import random_folder
+from conftest import helpers, random_folder
 
 from helpers import cli
 from helpers.settings import REPOSITORY
-
-
-def helpers(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "helpers", *map(str, arguments)],
-        cwd=REPOSITORY,
-        env={"PATH": "/usr/bin:/bin", "HOME": "/tmp", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +89,7 @@ def test_settings_come_from_the_environment(tmp_path):
 def test_a_mistake_in_the_recipes_is_one_sentence(course):
     path = course / "helpers" / "recipes.py"
     path.write_text(path.read_text().replace('name="custom_resnet", epochs=24', 'name="custom_resnet", epochs=0'))
-    done = subprocess.run([sys.executable, "-m", "helpers", "--help"], cwd=course, capture_output=True, text=True)
+    done = helpers("--help", cwd=course)
     assert done.returncode == 2
     assert done.stderr.startswith("Error: The recipe custom_resnet cannot be trained: epochs should be greater than")
     assert done.stderr.count("\n") == 1

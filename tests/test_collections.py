@@ -65,7 +65,6 @@ def official(tmp_path, monkeypatch):
 def net(tmp_path, monkeypatch) -> dict[str, bytes]:
     """What there is to download, by its address; and a data folder of the test's own."""
     monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path / "course" / "data"))
-    monkeypatch.delenv("COURSE_CIFAR10_URL", raising=False)
     monkeypatch.setattr(downloads, "PAUSE", 0)
     contents = {}
 

@@ -12,16 +12,13 @@ from torchvision.models import mobilenet_v2
 
 from helpers.settings import REPOSITORY
 
-SECTIONS = dict(
-    re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.M | re.S)
-)
+SECTIONS = dict(re.findall(r"(?ms)^## ([^\n]+)\n(.*?)(?=^## |\Z)", (REPOSITORY / "CONTRIBUTING.md").read_text()))
 WORKED = ["A recipe", "An assignment", "A network", "A notebook", "An exercise"]
 BLOCK = re.compile(r"([^\n]*)\n\n```(python|sh)\n(.*?)```\n", re.S)
 
 
 def run(command, course):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("COURSE_")}
-    environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment["PATH"]))
+    environment = os.environ | {"PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))}
     done = subprocess.run(command, cwd=course, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -169,7 +169,7 @@ def test_cache_is_rebuilt_when_a_file_changes_even_to_one_of_the_same_size(image
     load_data(str(image_folder))
     before = paths[0].stat()
     Image.fromarray(images[1]).save(paths[0])
-    os.utime(paths[0], ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
+    os.utime(paths[0], ns=(before.st_atime_ns, before.st_mtime_ns + 2_000_000_000))  # FAT counts in twos
     assert paths[0].stat().st_size == before.st_size
     assert images[1].tobytes() in multiset(load_data(str(image_folder)).train.images)
 
@@ -307,7 +307,7 @@ def test_split_is_drawn_by_its_seed():
 # --- limits
 
 
-def test_limit_keeps_that_many_evenly_and_says_so(image_folder):
+def test_limit_keeps_that_many_evenly_says_so_and_normalises_by_them(image_folder):
     data, limited = load_data(str(image_folder)), load_data(str(image_folder), limit=4)
     np.testing.assert_array_equal(np.bincount(limited.train.labels), [2, 2])
     np.testing.assert_array_equal(np.bincount(limited.test.labels), [2, 2])
@@ -316,10 +316,6 @@ def test_limit_keeps_that_many_evenly_and_says_so(image_folder):
         assert set(kept) <= set(multiset(data.train.images[data.train.labels == label]))
     assert limited.notes == ("limited to 4 training and 4 test images",)
     assert limited.fingerprint != data.fingerprint
-
-
-def test_limited_statistics_are_those_of_the_kept_images(image_folder):
-    limited = load_data(str(image_folder), limit=4)
     pixels = limited.train.images.reshape(-1, 3) / 255
     np.testing.assert_allclose(limited.mean, pixels.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(limited.std, pixels.std(axis=0), rtol=1e-12)

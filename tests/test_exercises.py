@@ -4,7 +4,6 @@ import ast
 import json
 import re
 from collections import Counter
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,8 +14,8 @@ from helpers import lr_finder
 from helpers.assignment import exercises
 from helpers.authoring.students import NOTEBOOKS, make_student_copies
 from helpers.plumbing.errors import CourseError
-from helpers.recipes import OneCycle, Plateau
-from helpers.schedules import one_cycle, plateau_lrs, triangular
+from helpers.recipes import Plateau
+from helpers.schedules import plateau_lrs
 
 # Typical wrong answers to each exercise, as a student may write them, and what the sentence has to speak of.
 WRONG = {
@@ -36,21 +35,17 @@ WRONG = {
         ("lr_min + (lr_max - lr_min) * np.maximum(0, 1 - np.abs(t / step_size - 2 * (1 + t / (2 * step_size)) + 1))",
          "np.floor"),
         ("np.interp(t % 2000, (0, 1000, 2000), (lr_min, lr_max, lr_min))", "two step sizes"),
-        ("[0.001, 0.0035, 0.006, 0.0035, 0.001, 0.001]", "1 of 6 values are not right. The first is at index 5"),
     ),
     "sweep": (
         ("np.linspace(1e-6, 1, 61)", "multiply"),
         ("1e-6 * 1e6 ** (np.arange(61) / 61)", "falls short"),
         ("np.logspace(1e-6, 1, 61)", "power"),
-        ("1e-6 + 1e-6 * 1e6 ** (np.arange(61) / 60)", "of 61 values are not right. The first is at index 0."),
         ("np.round(np.geomspace(1e-6, 1, 61), 5)", "not right"),
-        ("np.geomspace(1e-6, 1, 60)", "a list of numbers is asked for; yours, of shape (60,), does not fit"),
     ),
     "smoothed": (
         ("[2.3, 2.14, 2.428, 2.0056]", "exchanged"),
         ("[0.46, 0.788, 1.1304, 1.28432]", "begins at 0"),
         ("[2.3, 2.26, 2.18, 2.38]", "smoothed"),
-        ("four_losses", "3 of 4 values are not right"),
     ),
     "bounds": (
         ("(3e-3, sweep_lrs[int(np.nanargmin(sweep_losses))])", "second fall"),
@@ -60,8 +55,6 @@ WRONG = {
         ("(3e-3, (0.03 + 0.1) / 2)", "the square root"),
         ("(3e-3, (0.03 * 0.1) ** 0.5)", "rounds it to one digit"),
         ("(0.05, 3e-3)", "order"),
-        ("(3e-3, 0.3)", "not right"),
-        ("(..., ...)", "cannot be read"),
     ),
     "cutout": (
         ("image.copy(); holed[:6, 16:24] = 0", "black"),
@@ -82,7 +75,6 @@ WRONG = {
         ("block(relu(norm(pool(conv(x)))))", "R(X) alone"),
         ("relu(norm(pool(conv(x))))", "X alone"),
         ("block(block(relu(norm(pool(conv(x))))))", "twice"),
-        ("conv(x)", "an array of 4 dimensions is asked for; yours, of shape (2, 8, 8, 8)"),
         ("block", "this Sequential cannot be read as one"),
     ),
     "peak_epoch": (
@@ -92,8 +84,6 @@ WRONG = {
         ("np.interp(np.arange(1200), (0, 299, 1200), (0.02, 0.4, 0.02))", "1,199, not 1,200"),
         ("np.interp(np.arange(1200), (0, 299, 1199), (0.02, 0.4, 0))", "annihilation"),
         ("np.interp(np.arange(1200), (0, 299, 1199), (0, 0.4, 0.02))", "the first step has LRMIN"),
-        ("np.interp(np.arange(1201), (0, 299, 1199), (0.02, 0.4, 0.02))", "shape (1201,)"),
-        ("np.full(1200, 0.4)", "1199 of 1200 values are not right"),
     ),
     "smoothing_floor": (
         ("0", "without smoothing"),
@@ -101,24 +91,21 @@ WRONG = {
         ("-(0.9 * np.log(0.9) + 9 * 0.1 / 9 * np.log(0.1 / 9))", "0.91, not 0.9"),
         ("0.91 * np.log(0.91) + 0.09 * np.log(0.01)", "a minus is missing"),
         ("[0.5]", "a single number is asked for"),
-        ("1.461", "1 of 1 values are not right"),
+        ("0.502", "nearly: write four digits"),
     ),
     "group_norm_means": (("2", "each of the 4 images"), ("6", "BatchNorm"), ("4", "one group"), ("4 * 6", "share one")),
     "group_norm": (
         ("nn.GroupNorm(1, 6)(values)", "one group"),
-        ("nn.GroupNorm(2, 6)", "cannot be read"),
         ("(values - values.mean((0, 2, 3), keepdim=True)) / values.std((0, 2, 3), correction=0, keepdim=True)",
          "BatchNorm"),
         ("((values.view(4, 2, -1) - values.view(4, 2, -1).mean(2, keepdim=True)) / values.view(4, 2, -1)"
          ".std(2, keepdim=True)).view(4, 6, 8, 8)", "correction by 1"),
         ("nn.functional.group_norm(values.view(4, 3, 2, 8, 8).transpose(1, 2).reshape(4, 6, 8, 8), 2)"
          ".view(4, 2, 3, 8, 8).transpose(1, 2).reshape(4, 6, 8, 8)", "every other one"),
-        ("values", "are not right"),
     ),
     "swapped_norms": (
         ("network(images)", "still has its BatchNorms"),
         ("network.eval()(images)", "evaluation mode"),
-        ("network", "cannot be read"),
         ("ResNet18(width=4, norm='layer')(images)", "gives way to nn.GroupNorm"),
     ),
     "plateau_epochs": (
@@ -126,9 +113,6 @@ WRONG = {
         ("[8, 13]", "first epochs with the smaller rate"),
         ("[5, 9, 13]", "mode"),
         ("[]", "an equal value is no improvement"),
-        ("7", "a list of numbers is asked for; yours, of shape ()"),
-        ("[7, 11, 12]", "of shape (3,), does not fit"),
-        ("{7, 12}", "cannot be read"),
     ),
     "most_reductions": (
         ("[39 // patience for patience in (10, 3, 2)]", "patience + 1"),
@@ -151,7 +135,6 @@ WRONG = {
     "gradcam_weights": (
         ("small_gradient.sum(axis=(1, 2))", "sum over the positions"),
         ("[1, 0, 2]", "negative weights are kept"),
-        ("small_gradient.mean(axis=0)", "a list of numbers is asked for"),
     ),
     "gradcam_by_hand": (
         ("(small_gradient.mean((1, 2), keepdims=True) * small_maps).sum(0)", "ReLU is missing"),
@@ -159,15 +142,11 @@ WRONG = {
         ("np.maximum((small_gradient.sum((1, 2), keepdims=True) * small_maps).sum(0), 0)", "not the sum"),
         ("np.maximum(small_gradient.mean((1, 2), keepdims=True) * small_maps, 0).sum(0)", "comes last"),
         ("np.maximum(small_gradient.mean((1, 2), keepdims=True) * small_maps, 0)", "still apart"),
-        ("np.zeros((2, 2))", "2 of 4 values are not right. The first is at index (0, 1)"),
     ),
     "heatmap_reading": (
         ("[True, True, False, True]", "stretched"),
         ("[True, False, True, True]", "cut that off"),
         ("[True, False, False, False]", "by trying"),
-        ("[True] * 4", "2 of 4"),
-        ("True", "a list of numbers is asked for"),
-        ("'1 and 4'", "cannot be read"),
     ),
 }  # fmt: skip
 
@@ -282,9 +261,6 @@ def test_an_unknown_exercise_is_named():
         exercises.check("triangel", 1)
 
 
-OF_THE_COURSE = ("triangular", "bounds", "sweep", "cutout", "peak_epoch", "most_reductions")
-
-
 def test_typed_numbers_are_accepted_to_a_thousandth_and_whole_numbers_exactly(capsys):
     for name, answer in (
         ("smoothing_floor", 0.5),
@@ -294,8 +270,6 @@ def test_typed_numbers_are_accepted_to_a_thousandth_and_whole_numbers_exactly(ca
     ):
         exercises.check(name, answer)
         assert capsys.readouterr().out == f"✅ {name}: right\n"
-    exercises.check("smoothing_floor", 0.502)
-    assert capsys.readouterr().out.startswith("❌")
 
 
 def test_how_many_are_solved_is_counted(capsys, monkeypatch):
@@ -320,25 +294,11 @@ def test_a_check_leaves_the_random_numbers_as_they_were():
 
 def test_truths_agree_with_the_course_itself():
     """The checks compare with truths of their own; where the course computes the same, both have to agree."""
-    truth = {name: np.array(next(make())) for name, make in exercises.EXERCISES.items() if name in OF_THE_COURSE}
-    t = np.array([0, 1000, 2000, 3000, 4000, 6000])
-    assert np.allclose(truth["triangular"], triangular(t, 2000, 0.001, 0.006))
+    bounds, most_reductions = (np.array(next(exercises.EXERCISES[name]())) for name in ("bounds", "most_reductions"))
     lrs = [1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0]
     losses = [2.30, 2.30, 2.28, 2.20, 2.00, 1.80, 1.78, 2.40, 1.50]
-    assert np.allclose(truth["bounds"], lr_finder.read_curve(np.array(lrs), np.array(losses)))
-    ratios = [b / a for a, b in pairwise(truth["sweep"])]
-    assert np.allclose(ratios, ratios[0]) and truth["sweep"][0] == 1e-6 and truth["sweep"][-1] == 1
-    image = np.full((32, 32, 3), 255)
-    image[0:6, 16:24] = (125, 123, 114)
-    assert np.array_equal(truth["cutout"], image)
-    cycle = OneCycle(lr_max=0.4, lr_min=0.02, peak_epoch=3)
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=cycle.lr_min)
-    scheduler = one_cycle(cycle, optimizer, epochs=12, steps_per_epoch=100)
-    for lr in truth["peak_epoch"][:-1]:
-        assert np.isclose(optimizer.param_groups[0]["lr"], lr)
-        optimizer.step()
-        scheduler.step()
-    for patience, reductions in zip((10, 3, 2), truth["most_reductions"], strict=True):
+    assert np.allclose(bounds, lr_finder.read_curve(np.array(lrs), np.array(losses)))
+    for patience, reductions in zip((10, 3, 2), most_reductions, strict=True):
         plateau = Plateau(lr=1.0, monitor="val_acc", factor=0.5, patience=patience)
         lrs = plateau_lrs(plateau, [50] * 41)  # the 41st shows what was decided after the 40th
         assert -np.log2(lrs[-1]) == reductions

@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import random_folder, random_images
 from hypothesis import HealthCheck, Phase, event, example, given, settings
 from hypothesis import strategies as st
@@ -180,13 +181,7 @@ def test_recipe_values(name, texts):
     recipe = attempt(lambda: changed(RECIPES[name], parse_assignments(texts)))
     if recipe:
         assert from_dict(json.loads(json.dumps(helpers.recipes.as_dict(recipe)))) == recipe
-        make_schedule(recipe, make_some_optimizer(recipe), 100)
-
-
-def make_some_optimizer(recipe):
-    import torch
-
-    return make_optimizer(recipe, torch.nn.Linear(1, 1))
+        make_schedule(recipe, make_optimizer(recipe, torch.nn.Linear(1, 1)), 100)
 
 
 anything = st.recursive(
@@ -196,10 +191,10 @@ anything = st.recursive(
 )
 
 
-def places(value: object, where: tuple = ()) -> list[tuple]:
-    """The place of every value inside a nested one, as keys and indices."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [where] * bool(where) + [place for key, inner in inside for place in places(inner, (*where, key))]
+def places(value: object, most: int | None = None, where: tuple = ()) -> list[tuple]:
+    """The place of every value inside a nested one, as keys and indices; of a list's first `most` items only."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value[:most]) if isinstance(value, list) else ()
+    return [where] * bool(where) + [place for key, inner in inside for place in places(inner, most, (*where, key))]
 
 
 def mutated(value: object, draw) -> object:
@@ -234,9 +229,8 @@ def encoded(image: Image.Image, form: str, **options) -> bytes:
 def picture_files() -> list[bytes]:
     picture, turned = Image.fromarray(random_images(1)[0, :12, :9]), Image.Exif()
     turned[0x0112] = 6
-    files = [
-        encoded(picture, form) for form in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "EPS", "DDS", "ICO")
-    ]
+    forms = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "EPS", "DDS", "ICO")
+    files = [encoded(picture, form) for form in forms]
     files += [encoded(picture.convert(mode), "PNG") for mode in ("L", "P", "1", "RGBA", "LA", "I;16")]
     files += [encoded(picture.convert(mode), "TIFF") for mode in ("CMYK", "I", "F", "I;16")]
     files += [encoded(picture.convert("CMYK"), "JPEG"), encoded(picture, "TIFF", compression="tiff_lzw")]
@@ -412,22 +406,14 @@ def half_done(images):
     return copy.deepcopy(save_training(training)), begin, loaders
 
 
-def slots(value: object, where: tuple = ()) -> list[tuple]:
-    """The place of every value in a checkpoint, of a few items of each long list only."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value[:3]) if isinstance(value, list) else ()
-    return [where] * bool(where) + [place for key, inner in inside for place in slots(inner, (*where, key))]
-
-
 @given(st.data())
 @examples(8)
 def test_contents_of_a_checkpoint(half_done, data):
-    import torch
-
     state, begin, loaders = half_done
     part = data.draw(st.sampled_from(sorted(state)))
     small = {key: value for key, value in state.items() if key not in ("model", "trained_model", "optimizer")}
     state = state | copy.deepcopy(small | {part: state[part]})  # a training goes on with the lists that it is given
-    *where, last = data.draw(st.sampled_from(slots({part: state[part]})))
+    *where, last = data.draw(st.sampled_from(places({part: state[part]}, most=3)))
     inside = state
     for key in where:
         inside = inside[key]

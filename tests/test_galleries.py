@@ -16,8 +16,8 @@ from helpers.augmentation import normalise
 from helpers.data import load_data
 from helpers.figures import galleries
 from helpers.plumbing.errors import CourseError
-from helpers.predictions import Selection, confused_pairs, predict_test, select
-from helpers.recipes import RECIPES, as_dict, get_recipe, with_epochs
+from helpers.predictions import KINDS, Selection, confused_pairs, predict_test, select
+from helpers.recipes import RECIPES, as_dict, changed, get_recipe, with_epochs
 from helpers.runs import load_model
 from helpers.training import train
 
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("closed_figures")
 def trained(tmp_path_factory):
     """A tiny run on synthetic pictures, its network, its data."""
     data = load_data("synthetic", limit=60)
-    recipe = dataclasses.replace(with_epochs(get_recipe("custom_resnet", fast=True), 1), width=8)
-    recipe = dataclasses.replace(recipe, batch_size=16, schedule=dataclasses.replace(recipe.schedule, peak_epoch=0.5))
+    recipe = with_epochs(get_recipe("custom_resnet", fast=True), 1)
+    recipe = changed(recipe, {"width": 8, "batch_size": 16, "peak_epoch": 0.5})
     run = train(recipe, data, tmp_path_factory.mktemp("runs"), report=lambda line: None)
     return run, load_model(run), data
 
@@ -125,21 +125,16 @@ def test_gallery_and_heatmaps_show_the_same_images(trained, predictions):
     np.testing.assert_allclose(explained[-1].images[1].get_array(), heat[-1], atol=1e-6)
 
 
-def test_layers_figure_has_a_panel_for_each_layer(trained, predictions):
-    run, model, data = trained
-    wrong = select(predictions, correct=False, count=2)
-    figure = galleries.plot_gradcam_layers(run, data, model, wrong, method="gradcam++")
-    assert len(panels(figure)) == 2 * (1 + len(gradcam.map_sizes(model)))
-    assert "GradCAM++" in figure.get_suptitle() and panels(figure)[4].get_title() == "layer3\n4x4"
-
-
 def test_layers_figure_explains_the_predicted_class_in_every_layer(trained, predictions):
     run, model, data = trained
     wrong = select(predictions, correct=False, count=2)
-    shown = panels(galleries.plot_gradcam_layers(run, data, model, wrong))
+    figure = galleries.plot_gradcam_layers(run, data, model, wrong, method="gradcam++")
+    shown, layers = panels(figure), gradcam.map_sizes(model)
+    assert len(shown) == 2 * (1 + len(layers)) and shown[4].get_title() == "layer3\n4x4"
+    assert "GradCAM++" in figure.get_suptitle()
     inputs = normalise(data.test.images[wrong.indices], data.mean, data.std)
-    for column, name in enumerate(gradcam.map_sizes(model), start=1):
-        heat = gradcam.heatmaps(model, inputs, wrong.predicted, name)
+    for column, name in enumerate(layers, start=1):
+        heat = gradcam.heatmaps(model, inputs, wrong.predicted, name, "gradcam++")
         np.testing.assert_allclose(shown[column].images[1].get_array(), heat[0], atol=1e-6)
 
 
@@ -209,9 +204,7 @@ def test_without_a_mistake_a_sentence_says_so_and_the_correct_ones_are_shown(tra
     right = made_up()[np.array([0, 2, 5])]
     none = select(right, correct=False, count=5)
     assert none.indices.tolist() == [0, 2, 5]
-    assert (
-        none.title == "No test image is misclassified. All 3 correctly classified test images, the most confident first"
-    )
+    assert none.title == f"No test image is misclassified. All 3 {KINDS[True]} test images, the most confident first"
     for plot in (galleries.plot_gradcam, galleries.plot_gradcam_layers):
         assert "No test image is misclassified" in " ".join(plot(run, data, model, none).get_suptitle().split())
     figure = galleries.plot_confused_pairs(run, data, right)

@@ -36,6 +36,11 @@ def assert_uniform(values, possible):
     assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
 
 
+def assert_independent(*draws):
+    """No two of them are correlated, within five standard deviations."""
+    assert np.abs(np.corrcoef(draws) - np.eye(len(draws))).max() < 5 / np.sqrt(len(draws[0]))
+
+
 def test_crop_offsets_and_flips_are_as_frequent_as_theirs():
     image = np.zeros((32, 32, 3), np.uint8)
     image[..., 0], image[..., 1] = 7 * np.arange(32)[:, None], 7 * np.arange(32)  # a pixel says where it came from
@@ -47,6 +52,7 @@ def test_crop_offsets_and_flips_are_as_frequent_as_theirs():
         assert_uniform(row, range(-4, 5))
         assert_uniform(column, range(-4, 5))
         assert_uniform(flipped, (False, True))
+        assert_independent(row, column, flipped)
 
 
 def test_border_is_mirrored_as_theirs():
@@ -69,6 +75,7 @@ def test_holes_have_the_size_and_fill_of_the_recipe_and_lie_inside(size):
         for start, other in ((tops, 2), (lefts, 1)):
             assert (inside.any(axis=other).sum(axis=1) == size).all()
             assert_uniform(start, range(32 - size + 1))
+        assert_independent(tops, lefts)
 
 
 def test_probability_is_kept():
@@ -154,10 +161,8 @@ def test_seed_epoch_and_batch_decide_the_draws():
     assert all(torch.equal(a[0], b[0]) for a, b in zip(first, again, strict=True))
     other, _ = batches(**options | {"seed": 2})
     for epoch_ in (second, other):
-        by_label = [
-            torch.cat([images.flatten(1).sum(dim=1) for images, _ in epoch]).sort()[0] for epoch in (first, epoch_)
-        ]
-        assert not torch.allclose(*by_label)
+        sums = [torch.cat([x.flatten(1).sum(dim=1) for x, _ in epoch]).sort()[0] for epoch in (first, epoch_)]
+        assert not torch.allclose(*sums)
 
 
 def test_training_and_evaluation_take_resident_batches():

@@ -3,6 +3,7 @@
 import os
 import shutil
 import struct
+import sys
 import unicodedata
 import zlib
 
@@ -15,6 +16,7 @@ from helpers.data import load_data
 from helpers.plumbing.errors import UNPRINTABLE, CourseError
 from helpers.plumbing.image_folder import decode
 
+NOT_MACOS = pytest.mark.skipif(sys.platform == "darwin", reason="its file names are UTF-8")
 RAMP = np.linspace(0, 1, 1024).reshape(32, 32)
 
 
@@ -160,7 +162,7 @@ def notes(folder) -> list[str]:
         ("a.png", "JPEG"),
         ("a.b.c", "WEBP"),
         ("\n", "GIF"),
-        ("caf\udce9", "PNG"),
+        pytest.param("caf\udce9", "PNG", marks=NOT_MACOS),
         ("é.PNG", "PNG"),
     ],
 )
@@ -238,6 +240,8 @@ def test_both_spellings_of_a_name_are_one_class(tmp_path, pictures):
     b = load_data(str(write_folder(tmp_path / "1" / "pets", {"train": train, "test": mixed})))
     assert a.classes == b.classes == ("dog", composed) and a.fingerprint == b.fingerprint
     folder = tmp_path / "1" / "pets" / "train"
+    if (folder / split).exists():  # to macOS they are one name
+        return
     (folder / split).mkdir()
     (folder / composed / "image-0.png").rename(folder / split / "a.png")
     assert load_data(str(tmp_path / "1" / "pets")).fingerprint == a.fingerprint
@@ -301,7 +305,7 @@ def test_class_folder_that_links_to_what_holds_it_is_refused(image_folder):
     assert "train/all is a link to what holds it: remove it" in refused(image_folder)
 
 
-@pytest.mark.parametrize("name", ["two\nlines", "\x1b[2J", "caf\udce9"])
+@pytest.mark.parametrize("name", ["two\nlines", "\x1b[2J", pytest.param("caf\udce9", marks=NOT_MACOS)])
 def test_class_whose_name_cannot_be_shown_is_refused_in_one_line(tmp_path, pictures, name):
     splits = {part: {**classes, name: classes["cat"]} for part, classes in pictures.items()}
     message = refused(write_folder(tmp_path / "pets", splits))

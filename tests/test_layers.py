@@ -9,9 +9,7 @@ import pytest
 from helpers.settings import REPOSITORY
 
 PACKAGE = REPOSITORY / "helpers"
-FILES = {
-    path: path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".") for path in PACKAGE.rglob("*.py")
-}
+FILES = {path: ".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
 MODULES = set(FILES.values())
 COMMANDS = ("helpers.cli", "helpers.__main__")
 LONGER = {"helpers.recipes": 420}

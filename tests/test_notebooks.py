@@ -1,12 +1,13 @@
 """What a reader meets on GitHub: notebooks executed in order, links that lead somewhere, figures that were recorded."""
 
 import ast
+import io
 import itertools
 import json
 import re
 import statistics
+from contextlib import redirect_stdout
 from functools import cache
-from math import isfinite
 from urllib.parse import urlsplit
 
 import nbformat
@@ -15,6 +16,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from helpers import GITHUB
 from helpers.authoring.render import METADATA
+from helpers.plumbing import progress
 from helpers.runs import load_run
 from helpers.settings import REPOSITORY
 
@@ -53,12 +55,9 @@ def test_executed_once_in_order_without_an_error(notebook):
     assert not [cell.id for cell in cells if "\r" in text_of(cell)]  # what is left of progress bars: TQDM_DISABLE=1
 
 
-def test_without_widgets_which_github_cannot_show(notebook):
+def test_github_shows_it_and_colab_opens_it_with_a_gpu(notebook):
     kinds = {kind for cell in code_cells(notebook) for output in cell.outputs for kind in output.get("data", {})}
     assert "widgets" not in notebook.metadata and not [kind for kind in kinds if "widget" in kind]
-
-
-def test_colab_opens_it_with_a_gpu(notebook):
     assert {notebook.metadata["accelerator"], METADATA["accelerator"]} == {"GPU"}
 
 
@@ -112,9 +111,8 @@ def test_printed_tables_are_no_wider_than_a_page(ours):
 
 def test_badge_opens_this_notebook(notebook, request):
     address = f"https://colab.research.google.com/github/{GITHUB}/blob/main/notebooks/{request.node.callspec.id}.ipynb"
-    assert notebook.cells[0].source.startswith(
-        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({address})\n"
-    )
+    badge = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    assert notebook.cells[0].source.startswith(f"{badge}({address})\n")
 
 
 def test_no_path_of_somebodys_machine(notebook):
@@ -141,11 +139,8 @@ def broken_links(markdown, path):
     for target in targets:
         parts = urlsplit(target)
         if parts.scheme or parts.netloc:
-            fine = (
-                parts.scheme == "https"
-                and re.fullmatch(r"([a-z0-9-]+\.)+[a-z]{2,}", parts.netloc)
-                and " " not in target
-            )
+            host = re.fullmatch(r"([a-z0-9-]+\.)+[a-z]{2,}", parts.netloc)
+            fine = host and parts.scheme == "https" and " " not in target
         elif parts.path:
             place = (path.parent / parts.path).resolve()
             fine = place.exists() and place.is_relative_to(REPOSITORY)
@@ -156,8 +151,11 @@ def broken_links(markdown, path):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_links_and_images_resolve(path):
-    assert broken_links(markdown_of(path), path) == []
+def test_links_and_images_resolve_and_files_that_are_named_exist(path):
+    text = markdown_of(path)
+    assert broken_links(text, path) == []
+    named = re.findall(r"`((?:helpers|tests|notebooks|docs)/[\w/.]*)`", text)
+    assert [name for name in named if not (REPOSITORY / name).exists() and "05_weight_decay" not in name] == []
 
 
 # What an output says of a recorded run, spaces aside: a log, accuracies, a row of a table, confusions, found bounds.
@@ -176,21 +174,10 @@ NAMED = re.compile(r"Training (\w+) on (\S+), seed (\d+)|(\w+) · (\S+) · seed 
 
 
 def line_per_epoch(run):
-    """The log as notebooks show it, its figures from the history."""
-    lines = []
-    for line in run.log.strip().splitlines():
-        if line.startswith("EPOCH: "):
-            row, column = int(line[7:]) - 1, run.history
-            splits = {"train": "train", "val": "valid", "test": "test"}
-            figures = [
-                f"{name} {column[f'{split}_acc'][row]:.2f} %, loss {column[f'{split}_loss'][row]:.4f}"
-                for split, name in splits.items()
-                if isfinite(column[f"{split}_acc"][row])
-            ]
-            lines.append(" · ".join((f"epoch {row + 1}", *figures)))
-        elif (lines[-1:] and lines[-1].startswith("Reported")) or not re.match(r"\w+ set: |.*saving the model$", line):
-            lines.append(line)
-    return "\n".join(lines)
+    """The log as notebooks show it, without the spaces that align columns."""
+    with redirect_stdout(io.StringIO()) as shown:
+        progress.line_per_epoch()(run.log)
+    return "\n".join(" ".join(line.split()) for line in shown.getvalue().splitlines())
 
 
 @cache

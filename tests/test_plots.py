@@ -90,11 +90,9 @@ def test_every_colour_reads_on_white_and_on_dark_pages(page):
     assert drawing.contrast("#777777", "#FFFFFF") == pytest.approx(4.48, abs=0.01)
 
 
-@pytest.mark.parametrize("plot", RUN_PLOTS)
-@pytest.mark.parametrize("classes", [["$^$", "a_b"], [f"class {k}" for k in range(60)]], ids=["odd names", "many"])
-def test_figures_can_be_drawn_for_odd_and_for_many_classes(plot, classes, tmp_path):
-    path = drawing.save(plot(make_run(tmp_path, classes)), tmp_path / "figure.png")
-    assert max(matplotlib.image.imread(path).shape) < 4000  # pixels
+@pytest.mark.parametrize("plot", RUN_PLOTS[2:])
+def test_names_of_classes_may_hold_signs_of_formulas(plot, tmp_path):
+    drawing.save(plot(make_run(tmp_path, ["$^$", "a_b"])), tmp_path / "figure.png")
 
 
 def test_class_accuracies_are_shares_of_the_rows(tmp_path):
@@ -324,14 +322,13 @@ def test_long_names_stay_distinct():
 
 
 def test_letters_that_the_default_font_lacks_come_from_installed_fonts():
-    with matplotlib.rc_context():
+    with matplotlib.rc_context({"font.family": ["sans-serif"]}):  # whatever was drawn before
         drawing.class_names(["cat", "dog"])
         assert list(matplotlib.rcParams["font.family"]) == ["sans-serif"]  # nothing to look for
         drawing.class_names(["кошка", "∀"])
         assert "DejaVu Sans" in matplotlib.rcParams["font.family"]  # which comes with matplotlib
-        have, lack = (
-            font_manager.get_font(font_manager.findfont(name)).get_charmap() for name in ("STIXGeneral", "DejaVu Sans")
-        )
+        fonts = map(font_manager.findfont, ("STIXGeneral", "DejaVu Sans"))
+        have, lack = (font_manager.get_font(font).get_charmap() for font in fonts)
         rare = next(chr(code) for code in have if code not in lack and chr(code).isalpha())
         drawing.class_names([rare])
         files = [font_manager.findfont(name) for name in matplotlib.rcParams["font.family"] if name != "sans-serif"]
@@ -339,12 +336,13 @@ def test_letters_that_the_default_font_lacks_come_from_installed_fonts():
 
 
 def test_all_of_many_classes_are_shown(tmp_path):
-    run = make_run(tmp_path, [f"Tomato___Septoria_leaf_spot number {k}" for k in range(42)])
+    run = make_run(tmp_path, [f"Tomato___Septoria_leaf_spot number {k}" for k in range(60)])
     accuracy, matrix = plots.plot_class_accuracy(run), plots.plot_confusion_matrix(run)
-    assert len(accuracy.axes[0].get_yticklabels()) == 42
+    assert len(accuracy.axes[0].get_yticklabels()) == 60
     for figure, axis in ((accuracy, "y"), (matrix, "y"), (matrix, "x")):
         figure.canvas.draw()
+        assert max(figure.get_size_inches()) * matplotlib.rcParams["savefig.dpi"] < 4000  # pixels
         boxes = [text.get_window_extent() for text in getattr(figure.axes[0], f"get_{axis}ticklabels")()]
         edges = sorted((box.y0, box.y1) if axis == "y" else (box.x0, box.x1) for box in boxes)
-        assert len(edges) == 42 and all(a[1] <= b[0] + 1 for a, b in itertools.pairwise(edges))
+        assert len(edges) == 60 and all(a[1] <= b[0] + 1 for a, b in itertools.pairwise(edges))
     assert matrix.axes[0].get_window_extent().width > 500  # pixels

@@ -7,15 +7,7 @@ from helpers import recipes
 from helpers.cli import parse_assignments
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.run_files import differences
-from helpers.recipes import (
-    RECIPES,
-    Recipe,
-    as_dict,
-    changed,
-    from_dict,
-    get_recipe,
-    with_epochs,
-)
+from helpers.recipes import RECIPES, Recipe, as_dict, changed, from_dict, get_recipe, with_epochs
 
 CUSTOM = RECIPES["custom_resnet"]
 EVERY_RECIPE = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -51,20 +43,13 @@ def test_as_dict_is_flat_and_complete(recipe):
     assert values.keys() == flat | {f.name for f in dataclasses.fields(recipe.schedule)}
 
 
-def test_from_dict_takes_a_changed_augmentation():
-    values = as_dict(CUSTOM) | {"augmentation": [["HorizontalFlip", {"p": 0.5}]]}
-    assert from_dict(values).augmentation == (("HorizontalFlip", {"p": 0.5}),)
-
-
 @pytest.mark.parametrize(
     "change",
     [{"lr_maximum": 0.1}, {"augmentation": [["x"]]}, {"augmentation": 3}, {"epochs": "many"}, {"epochs": None}],
 )
 def test_from_dict_of_what_is_no_recipe_is_refused(change):
-    with pytest.raises(
-        CourseError,
-        match=r"lr_maximum is unknown|augmentation has to be a tuple|epochs should be a valid integer",
-    ):
+    told = "lr_maximum is unknown|augmentation has to be a tuple|epochs should be a valid integer"
+    with pytest.raises(CourseError, match=told):
         from_dict(as_dict(CUSTOM) | change)
 
 
@@ -81,20 +66,10 @@ def test_recipe_of_a_name_of_its_own_is_a_recipe():
 # --- changed
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "read"),
-    [
-        ("epochs", 30, lambda r: r.epochs),
-        ("lr_max", 0.25, lambda r: r.schedule.lr_max),
-        ("lr_end", 1e-5, lambda r: r.schedule.lr_end),
-        ("logit_scale", 1.0, lambda r: r.logit_scale),
-    ],
-)
-def test_changed_replaces_one_value_and_nothing_else(key, value, read):
+@pytest.mark.parametrize(("key", "value"), [("epochs", 30), ("lr_max", 0.25), ("lr_end", 1e-5), ("logit_scale", 1.0)])
+def test_changed_replaces_one_value_and_nothing_else(key, value):
     before = as_dict(CUSTOM)
-    new = changed(CUSTOM, {key: value})
-    assert read(new) == value != before[key]
-    assert as_dict(new) == before | {key: value}
+    assert value != before[key] and as_dict(changed(CUSTOM, {key: value})) == before | {key: value}
     assert as_dict(CUSTOM) == before
 
 

@@ -4,11 +4,11 @@ import itertools
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from conftest import helpers
 
 from helpers import GITHUB
 from helpers.authoring.renaming import FILES, rename
@@ -21,8 +21,7 @@ def contents(folder):
 
 def test_command_changes_every_address_and_nothing_else(course):
     before = contents(course)
-    command = [sys.executable, "-m", "helpers", "rename"]
-    done = subprocess.run([*command, "Some-One/deep.course_2"], cwd=course, capture_output=True, text=True, timeout=60)
+    done = helpers("rename", "Some-One/deep.course_2", cwd=course)
     assert done.returncode == 0, done.stderr
     assert "Renamed." in done.stdout
     new, after = b"Some-One/deep.course_2", {p: c for p, c in contents(course).items() if "__pycache__" not in p.parts}
@@ -41,7 +40,7 @@ def test_command_changes_every_address_and_nothing_else(course):
         assert f'course = "{new.decode()}"\n' in setup
 
     address = f"https://github.com/{new.decode()}.git"
-    again = subprocess.run([*command, address], cwd=course, capture_output=True, text=True, timeout=60)
+    again = helpers("rename", address, cwd=course)
     assert again.stdout == "Nothing to change: all of it is so already.\n"
 
 

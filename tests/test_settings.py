@@ -25,19 +25,13 @@ def test_runs_are_kept_on_the_drive_when_asked_for(monkeypatch, fast, folder):
     assert str(settings.data_folder()) == "/tmp/data"
 
 
-def test_drive_outside_colab_is_refused(monkeypatch):
+@pytest.mark.parametrize(
+    ("colab", "sentence"),
+    [(None, "in Colab only"), (SimpleNamespace(drive=None), r"was not mounted \(.*'mount'\): run this cell again and")],
+)
+def test_drive_that_is_not_there_or_refused_is_a_sentence_and_changes_nothing(monkeypatch, colab, sentence):
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
     monkeypatch.setenv("COURSE_RUNS", "somewhere")
-    with pytest.raises(CourseError, match="in Colab only"):
-        settings.keep_runs_on_drive()
-    assert settings.runs_folder().name == "somewhere"
-
-
-def test_refused_drive_is_a_sentence_and_changes_nothing(monkeypatch):
-    def refuse(folder):
-        raise ValueError("mount failed")
-
-    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=SimpleNamespace(mount=refuse)))
-    monkeypatch.setenv("COURSE_RUNS", "somewhere")
-    with pytest.raises(CourseError, match=r"was not mounted \(mount failed\): run this cell again and allow it"):
+    with pytest.raises(CourseError, match=sentence):
         settings.keep_runs_on_drive()
     assert settings.runs_folder().name == "somewhere"

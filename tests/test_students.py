@@ -1,10 +1,9 @@
 import json
-import os
 import re
 import subprocess
-import sys
 
 import pytest
+from conftest import helpers
 
 from helpers import GITHUB
 from helpers.authoring.students import NOTEBOOKS, make_edition, make_student_copies
@@ -49,16 +48,14 @@ def test_copies_are_the_notebooks_without_solutions_and_outputs(tmp_path):
 
 @pytest.mark.parametrize("as_text", [False, True])
 def test_solutions_of_every_form_go(tmp_path, as_text):
-    source = (
-        "if True:\n    a = ...\n    # SOLUTION\n    a = 1\n    # END\n#solution: a second\na = 2\n# END of it\ncheck(a)"
-    )
+    source = "if 1:\n    a = ...\n    # SOLUTION\n    a = 1\n    # END\n#solution: a 2nd\na = 2\n# END of it\ncheck(a)"
     reasons = "Why?\n\n<!-- SOLUTION -->\nBecause.\n<!-- END -->"
     cells = [("code", source), ("markdown", reasons), ("raw", "# a word")]
     if not as_text:
         cells = [(kind, lines.splitlines(keepends=True)) for kind, lines in cells]
     [path] = make_student_copies(tmp_path / "out", write_notebook(tmp_path / "in", *cells))
     code, markdown, raw = json.loads(path.read_text())["cells"]
-    assert text(code) == "if True:\n    a = ...\ncheck(a)" and code["outputs"] == [] and code["execution_count"] is None
+    assert text(code) == "if 1:\n    a = ...\ncheck(a)" and code["outputs"] == [] and code["execution_count"] is None
     assert text(markdown) == "Why?" and text(raw) == "# a word" and "Because" not in path.read_text()
 
 
@@ -127,24 +124,15 @@ def test_sources_are_never_overwritten_and_bad_ones_are_told(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def helpers(*words, cwd):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("COURSE_")} | {
-        "PYTHONPATH": ""
-    }
-    command = [sys.executable, "-m", "helpers", *words]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
-
-
 def test_edition_is_a_repository_of_its_own(tmp_path):
     out = tmp_path / "student"
-    first, second = (helpers("students", "--out", out, "--repo", "anna/shapes-2", cwd=REPOSITORY) for _ in range(2))
+    first, second = (helpers("students", "--out", out, "--repo", "anna/shapes-2") for _ in range(2))
     assert first.returncode == second.returncode == 0 and first.stdout == second.stdout, first.stderr
     assert first.stdout.startswith(f"Written: {out}. Its badges and") and "anna/shapes-2, on GitHub:" in first.stdout
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert {"Makefile", "README.md", "LICENSE", "requirements.txt", "pyproject.toml", "helpers/recipes.py"} < files
-    assert {name for name in files if name.endswith(".ipynb")} == {
-        f"notebooks/{path.name}" for path in NOTEBOOKS.glob("*.ipynb")
-    }
+    notebooks = {f"notebooks/{path.name}" for path in NOTEBOOKS.glob("*.ipynb")}
+    assert {name for name in files if name.endswith(".ipynb")} == notebooks
     assert not any(re.match(r"(results|tests|images|helpers/authoring)/", name) for name in files)
     assert not any(name.endswith((".pt", ".log", ".csv", ".pyc")) for name in files)
     everything = "\n".join((out / name).read_text() for name in files)

@@ -10,13 +10,33 @@ from helpers.settings import REPOSITORY
 
 WORKFLOWS = sorted(REPOSITORY.glob(".github/workflows/*.yml"))
 WRITING = {"rename": {"contents": "write"}, "pages": {"contents": "read", "pages": "write", "id-token": "write"}}
-PAGES = sorted({*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("results/*.md")})
+SITE = yaml.safe_load((REPOSITORY / "myst.yml").read_text())
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_pages_name_files_that_exist(page):
-    for path in re.findall(r"`((?:helpers|tests|notebooks|docs)/[\w/.]*)`", page.read_text()):
-        assert (REPOSITORY / path).exists() or "05_weight_decay" in path
+def shown(entries):
+    """The files of the site's table of contents, in its order."""
+    for entry in entries:
+        if "file" in entry:
+            yield REPOSITORY / entry["file"]
+        if "pattern" in entry:
+            yield from sorted(REPOSITORY.glob(entry["pattern"]))
+        yield from shown(entry.get("children", []))
+
+
+def test_every_page_and_notebook_has_its_place_in_the_site_once():
+    files = list(shown(SITE["project"]["toc"]))
+    patterns = ("*.md", "docs/*.md", "results/*.md", "notebooks/*.ipynb")
+    assert sorted(files) == sorted(path for pattern in patterns for path in REPOSITORY.glob(pattern))
+    assert files[0] == REPOSITORY / "README.md"
+
+
+def test_what_the_site_is_made_with_is_there():
+    options = SITE["site"]["options"]
+    for name in (*SITE["project"]["plugins"], options["favicon"], options["style"]):
+        assert (REPOSITORY / name).is_file()
+    for name in ("site.css", "site.mjs"):
+        text = (REPOSITORY / "docs" / name).read_text()
+        assert all(f"for-{kind}" in text for kind in ("light", "dark", "wide", "phone"))
 
 
 def test_the_picture_of_the_layers_names_what_is_there():

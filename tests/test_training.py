@@ -23,7 +23,9 @@ from helpers.plumbing.run_files import HISTORY_COLUMNS, folder_name
 from helpers.plumbing.run_folder import RunFolder
 from helpers.recipes import changed, get_recipe, with_epochs
 from helpers.runs import load_model, load_run
-from helpers.schedules import make_optimizer
+from helpers.schedules import make_optimizer, plateau_lrs
+
+FLOAT32 = Device(torch.device("cpu"), torch.float32, "test")
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +74,8 @@ def test_tensorboard_log_is_the_history_once_also_after_an_interruption(data, tm
     assert [step for step, _ in logged(folder)["loss/train"]] == [1, 2]
     run = training.train(small(), data, tmp_path, report=lambda line: None)
     scalars = logged(folder)
-    names = {
-        "lr": "lr",
-        "seconds": "seconds",
-        **{f"{f}/{p}": f"{p}_{f}" for f in ("loss", "acc") for p in ("train", "test")},
-    }
+    names = {f"{figure}/{part}": f"{part}_{figure}" for figure in ("loss", "acc") for part in ("train", "test")}
+    names |= {"lr": "lr", "seconds": "seconds"}
     assert scalars.keys() == names.keys()
     for tag, column in names.items():
         assert [step for step, _ in scalars[tag]] == [1, 2, 3]
@@ -99,13 +98,15 @@ def test_run_folder_holds_what_is_promised(finished, data):
     assert run.folder.name == "custom_resnet-synthetic-seed0"
     assert tuple(run.history) == HISTORY_COLUMNS and list(run.history["epoch"]) == [1, 2, 3]
     assert (run.folder / "train.log").read_text().splitlines() == lines
+    network = make_model(run.recipe, 10)
+    shapes = {k: v.shape for k, v in network.state_dict().items()}
     for part in ("last", "best"):
         state = torch.load(run.folder / f"{part}.pt", weights_only=True)
-        assert {k: v.shape for k, v in state["model"].items()} == {
-            k: v.shape for k, v in make_model(run.recipe, 10).state_dict().items()
-        }
+        assert {k: v.shape for k, v in state["model"].items()} == shapes
     assert {"device", "torch", "precision", "data", "seed", "code"} <= run.summary.keys()
     assert run.summary["data"]["train_images"] == 70 and run.summary["data"]["fingerprint"] == data.fingerprint
+    assert run.summary["best_test_acc"] == max(run.history["test_acc"])
+    assert run.summary["parameters"] == sum(p.numel() for p in network.parameters())
 
 
 def test_log_lines_are_those_of_the_assignments(finished):
@@ -224,7 +225,17 @@ def test_learning_rate_per_epoch_where_the_recipe_steps_per_epoch(data, tmp_path
     run = training.train(small("published_s8_onecycle_sgd"), data, tmp_path, report=lambda line: None)
     lr = run.steps["lr"].reshape(3, 3)
     assert (lr == lr[:, :1]).all() and len(set(lr[:, 0])) == 3
-    assert run.summary["reported"]["test_loss"] > 1.461
+
+
+@pytest.mark.usefixtures("linear_network")
+def test_figures_are_of_the_loss_that_is_trained_with(data):
+    recipe = small("published_s8_onecycle_sgd", batch_size=70)
+    loaders = make_loaders(recipe, data, 0, FLOAT32)
+    state = training.Training(recipe, 10, 1, FLOAT32)
+    logits, labels, row = state.evaluate("test", loaders["test"])
+    assert row["test_loss"] == pytest.approx(cross_entropy_of_softmax(logits, labels).item())
+    assert abs(row["test_loss"] - F.cross_entropy(logits, labels).item()) > 0.01
+    assert state.train_epoch(loaders["train"])["loss"] == pytest.approx(row["test_loss"], rel=0.02)  # untrained yet
 
 
 @pytest.mark.parametrize(
@@ -298,15 +309,11 @@ def plateau(data, tmp_path_factory):
 
 def test_plateau_run_follows_its_monitored_values(plateau):
     run, lines, recipe = plateau
-    lr, best, expected, better = recipe.schedule.lr, -1.0, [], 1 + recipe.schedule.threshold
-    for epoch, accuracy in enumerate(run.history["val_acc"], start=1):
-        expected.append(lr)
-        if epoch >= recipe.schedule.warmup_epochs:
-            lr, best = (lr, accuracy) if accuracy > best * better else (lr * recipe.schedule.factor, best)
+    *expected, after = plateau_lrs(recipe.schedule, [*run.history["val_acc"], 0], run.steps_per_epoch)
     np.testing.assert_allclose(run.history["lr"], expected, rtol=1e-6)
-    drops = np.flatnonzero(np.diff([*expected, lr]) < 0) + 1
+    drops = np.flatnonzero(np.diff([*expected, after]) < 0) + 1
     logged = [int(line.split()[1].rstrip(":")) for line in lines if "reducing learning rate of group 0" in line]
-    assert logged == list(drops)
+    assert logged == list(drops) != []
 
 
 def test_best_checkpoint_is_that_of_the_best_monitored_epoch(plateau):
@@ -337,22 +344,24 @@ def test_flip_averaging_is_the_mean_of_two_passes(plateau, data, monkeypatch):
 
 
 def test_mirrored_prediction_mirrors_the_images(data):
-    device = Device(torch.device("cpu"), torch.float32, "test")
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
-    loader = make_loaders(small(), data, 0, device)["test"]
-    logits, labels = predict(model, loader, device, flip=True)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+    loader = make_loaders(small(), data, 0, FLOAT32)["test"]
+    logits, labels = predict(model, loader, FLOAT32, flip=True)
     expected = model(normalise(data.test.images[:, :, ::-1].copy(), data.mean, data.std))
     torch.testing.assert_close(logits, expected.detach())
-    assert not torch.allclose(logits, predict(model, loader, device)[0], atol=0.1)
+    assert not torch.allclose(logits, predict(model, loader, FLOAT32)[0], atol=0.1) and model.training
     assert labels.tolist() == data.test.labels.tolist()
 
 
 def test_held_out_images_are_not_trained_on(data):
-    cpu = Device(torch.device("cpu"), torch.float32, "test")
-    loaders = make_loaders(small(validation_images=20, select="val_acc"), data, 0, cpu)
+    loaders = make_loaders(small(validation_images=20, select="val_acc"), data, 0, FLOAT32)
     train, val = ({image.tobytes() for image in loaders[name].dataset.split.images} for name in ("train", "val"))
     assert len(val) == 20 and not train & val
     assert train | val == {image.tobytes() for image in data.train.images}
+    for name in ("val", "test"):  # as they are, in their order
+        ((images, labels),), split = loaders[name], loaders[name].dataset.split
+        torch.testing.assert_close(images, normalise(split.images, data.mean, data.std))
+        assert labels.tolist() == split.labels.tolist()
 
 
 @pytest.mark.parametrize("name", ["last.pt", "best.pt"])
@@ -452,8 +461,7 @@ def test_average_of_the_weights_follows_its_formula(data):
     torch.manual_seed(0)
     state = training.Training(recipe, 10, len(loader), device)
     weights = []
-    average = state.average_weights
-    state.average_weights = lambda: (weights.append(state.model.fc.weight.detach().clone()), average())
+    state.optimizer.register_step_post_hook(lambda *_: weights.append(state.model.fc.weight.detach().clone()))
     state.train_epoch(loader)
     expected = weights[0]  # the average starts with the first weights
     for step, weight in enumerate(weights[1:], start=1):
@@ -534,8 +542,7 @@ def test_float16_with_scaled_losses_trains_as_float32_does_and_resumes(data, tmp
         monkeypatch.setattr(training, "pick_device", lambda: device)
         return training.train(recipe, data, tmp_path / folder, report=lambda line: None)
 
-    float32 = Device(torch.device("cpu"), torch.float32, "test")
-    losses = [train(device, device.precision).history["test_loss"] for device in (float32, FLOAT16)]
+    losses = [train(device, device.precision).history["test_loss"] for device in (FLOAT32, FLOAT16)]
     np.testing.assert_allclose(*losses, rtol=1e-3)
     assert abs(losses[0][2] / losses[0][0] - 1) > 0.01  # something was trained
 
