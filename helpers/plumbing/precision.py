@@ -24,18 +24,20 @@ def bfloat16_is_faster(cpu: str) -> bool:
     remembered = Path(torch.hub.get_dir()).with_name(f"cifar10-course-{words}")  # in ~/.cache/torch, or TORCH_HOME
     with suppress(OSError, KeyError, ValueError):
         return {"faster": True, "slower": False}[remembered.read_text()]
-    threads, left = torch.get_num_threads(), 0.0
+    threads, faster = torch.get_num_threads(), False
     torch.set_num_threads(1)  # so that a thread's own time can be measured, whatever else the machine computes
     try:
         with suppress(RuntimeError):  # for some CPUs oneDNN has no gradients in bfloat16 (pytorch issue 148861)
-            left = sum(_seconds(torch.float32) for _ in range(8)) - _seconds(torch.bfloat16)
-            left -= sum(_seconds(torch.bfloat16) for _ in range(7 if left > 0 else 0))
+            single = [_seconds(torch.float32) for _ in range(8)]
+            half = [_seconds(torch.bfloat16)]  # once, if that takes longer than all of those
+            half += [_seconds(torch.bfloat16) for _ in range(7 if half[0] < sum(single) else 0)]
+            faster = min(half) < min(single)  # the first ones of a process load libraries, on a fresh machine for long
     finally:
         torch.set_num_threads(threads)
     with suppress(OSError):
         remembered.parent.mkdir(parents=True, exist_ok=True)
-        remembered.write_text("faster" if left > 0 else "slower")
-    return left > 0
+        remembered.write_text("faster" if faster else "slower")
+    return faster
 
 
 @torch.enable_grad()
