@@ -71,4 +71,4 @@ def test_a_linear_model_fails():
     for strength in (10, 100, 1000):
         weights = x.T @ np.linalg.solve(kernel + strength * np.eye(len(x), dtype=np.float32), targets)
         accuracy = ((x_test @ weights).argmax(axis=1) == y_test).mean()
-        assert accuracy < 0.6
+        assert accuracy < 0.18  # 0.1 by chance; 0.22 if shapes were always lighter than what is behind them
