@@ -3,7 +3,7 @@
 The idea is Smith's (2015, section 3.3); the exponential sweep over single batches is fastai's (S. Gugger, 2018).
 
 The learning rate grows from point to point, from far too small to far too large. Each point records the mean training
-loss of one batch, or of several small ones with a step after each: 256 images or more a point, 12,800 or more a curve.
+loss of one batch, or of several small ones with a step after each: mostly 256 images or more a point, 12,800 a curve.
 LRMIN and LRMAX are read off the smoothed curve by this rule:
 
 - start: the mean loss of the first tenth of the points, where the learning rate moves nothing yet; it stands for them;
@@ -57,7 +57,10 @@ START_LR = {"SGD": 1e-4, **dict.fromkeys(("Adam", "AdamW", "RMSprop"), 1e-6)}  #
 END_LR = {"SGD": 10.0, **dict.fromkeys(("Adam", "AdamW", "RMSprop"), 1.0)}
 STEPS, FAST_STEPS = 100, 40
 SMOOTHING = 0.2  # weight of the newest loss in the running mean
-POINT_IMAGES, SWEEP_IMAGES = 256, 12_800  # at least so many behind each point of the curve, and behind all of it
+POINT_IMAGES, SWEEP_IMAGES = (
+    256,
+    12_800,
+)  # behind a point of the curve, and behind all of it, but for smaller last batches
 SHARE = 0.1  # of the descent, at either end of it
 NOISES, SMALLEST_DESCENT = 4, 0.002  # a smaller climb or fall is none: times the noise, and of the starting loss
 

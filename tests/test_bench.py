@@ -68,3 +68,12 @@ def test_table_shows_every_figure():
     }
     figures = ("0.410 TFLOP/s", "9,509 ± 2 images/s", "185 ± 2", "62 ± 2", "3.00 times", "93 %", "0.07 s")
     assert [part for part in ("a machine", *figures) if part not in bench.table(result)] == []
+
+
+def test_both_loops_see_the_images_of_one_epoch(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(bench, "in_turns", lambda tasks, rounds: seen.update(tasks) or {key: [1.0] for key in tasks})
+    bench.training_epoch(changed(RECIPES["custom_resnet"], {"batch_size": 4, "width": 4}), 3, 1, {"median": 1e12})
+    ours, plain = seen["ours"].args[0], seen["plain"].args[0]
+    pictures = {np.asarray(image).tobytes() for image, _ in plain.dataset}
+    assert pictures == {image.tobytes() for image in ours.dataset.split.images} and len(pictures) == 12

@@ -5,9 +5,10 @@ import json
 
 import numpy as np
 import pytest
+from torch import nn
 
 from helpers.assignment import checklist as module
-from helpers.assignment.checklist import checklist
+from helpers.assignment.checklist import CUSTOM_RESNET, checklist
 from helpers.data import CIFAR10_FINGERPRINT
 from helpers.models import make_model
 from helpers.plumbing.errors import CourseError
@@ -247,3 +248,13 @@ def test_padding_by_its_sides_is_padding_too(tmp_path, padding, met):
     pipeline = (("Pad", {"padding": padding, "border_mode": "BORDER_REFLECT_101"}), *CUSTOM.augmentation[1:])
     run = make_run(tmp_path / "run", dataclasses.replace(CUSTOM, augmentation=pipeline))
     assert ("RandomCrop 32 after padding 4, flip left-right, CutOut 8x8" not in failing(run)) == met
+
+
+def test_a_network_in_another_order_is_told():
+    model = make_model(RECIPES["custom_resnet"], 10)
+    model.prep[1], model.prep[2] = model.prep[2], model.prep[1]  # ReLU before BatchNorm
+    check = dict(CUSTOM_RESNET)["conv 3x3, (MaxPool), BatchNorm, ReLU in this order; MaxPool kernel 4; FC"]
+    assert check(None, make_model(RECIPES["custom_resnet"], 10))[0] and not check(None, model)[0]
+    logits = dict(CUSTOM_RESNET)["Softmax once: the network returns logits, the loss holds the softmax"]
+    run = type("Run", (), {"recipe": RECIPES["custom_resnet"]})
+    assert logits(run, model)[0] and not logits(run, nn.Sequential(model, nn.Softmax(dim=1)))[0]

@@ -5,7 +5,9 @@ import sys
 import pytest
 from conftest import helpers, random_folder
 
-from helpers import cli
+from helpers import cli, settings, training
+from helpers.plumbing.errors import CourseError
+from helpers.recipes import get_recipe
 from helpers.settings import REPOSITORY
 
 
@@ -93,3 +95,19 @@ def test_a_mistake_in_the_recipes_is_one_sentence(course):
     assert done.returncode == 2
     assert done.stderr.startswith("Error: The recipe custom_resnet cannot be trained: epochs should be greater than")
     assert done.stderr.count("\n") == 1
+
+
+def test_options_reach_the_training(tmp_path, monkeypatch):
+    images, asked = random_folder(tmp_path / "pets", train=10, test=6), {}
+
+    def train(recipe, data, folder, *, seed):
+        asked.update(recipe=recipe, data=data, folder=folder, seed=seed)
+        raise CourseError("Enough.")
+
+    monkeypatch.setattr(training, "train", train)
+    words = ["--limit", "8", "--seed", "7", "--epochs", "2", "--fast", "--set", "batch_size=4"]
+    assert cli.main(["train", "custom_resnet", "--data", str(images), *words]) == 2
+    recipe, fast = asked["recipe"], get_recipe("custom_resnet", fast=True)
+    assert (recipe.epochs, recipe.batch_size, recipe.width) == (2, 4, fast.width) and asked["seed"] == 7
+    assert (len(asked["data"].train), len(asked["data"].test)) == (8, 8)
+    assert asked["folder"] == settings.REPOSITORY / "runs" / "fast"

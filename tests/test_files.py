@@ -10,7 +10,7 @@ import torch
 
 from helpers.plumbing import files
 from helpers.plumbing.errors import CourseError
-from helpers.plumbing.files import load_checkpoint, save_checkpoint, write_text
+from helpers.plumbing.files import in_half_precision, load_checkpoint, save_checkpoint, write_text
 
 STATE = {"model": {"weight": torch.arange(6.0).view(2, 3)}, "epoch": 3, "log": ["a line"], "lr": 0.1, "none": None}
 
@@ -134,3 +134,9 @@ def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
     write_text(tmp_path / "run" / "summary.json", "new")
     assert (tmp_path / "run" / "summary.json").read_text() == "new"
     assert (tmp_path / "elsewhere").read_text() == "untouched"
+
+
+def test_what_float16_cannot_hold_stays_float32():
+    weights = {"small": torch.tensor([1.5]), "large": torch.tensor([1e6]), "counter": torch.tensor([3])}
+    kinds = {key: value.dtype for key, value in in_half_precision(weights).items()}
+    assert kinds == {"small": torch.float16, "large": torch.float32, "counter": torch.int64}

@@ -277,3 +277,16 @@ def test_command_refuses_with_one_sentence(trained, arguments, sentence, capsys)
     assert cli.main(["gallery", *(str(run.folder) if word == "RUN" else word for word in arguments)]) == 2
     out, err = capsys.readouterr()
     assert sentence in out + err
+
+
+def test_what_is_shown_is_seen_as_the_recipe_normalises_it(trained, predictions):
+    run, model, data = trained
+    values = {"normalisation": [[0.1] * 3, [2.0] * 3]}
+    own = dataclasses.replace(run, config=run.config | {"recipe": run.config["recipe"] | values})
+    other = dataclasses.replace(data, mean=np.full(3, 0.1), std=np.full(3, 2.0))
+    seen, expected = predict_test(own, model, data), predict_test(run, model, other)
+    np.testing.assert_array_equal(seen.confidence, expected.confidence)
+    assert (seen.confidence != predictions.confidence).any()
+    figures = galleries.plot_gradcam(own, data, model, seen[:1]), galleries.plot_gradcam(run, other, model, seen[:1])
+    heat, same = (panels(figure)[1].images[1].get_array() for figure in figures)
+    np.testing.assert_array_equal(heat, same)

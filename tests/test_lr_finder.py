@@ -261,3 +261,13 @@ def test_load_lr_names_the_damaged_or_missing_file(tmp_path):
 
 def test_every_optimizer_of_the_recipes_has_a_range():
     assert set(lr_finder.START_LR) == set(lr_finder.END_LR) == set(get_args(Recipe.__annotations__["optimizer"]))
+
+
+def test_the_range_test_sees_images_as_the_recipe_normalises_them(data, monkeypatch, tmp_path):
+    monkeypatch.setattr(lr_finder, "make_model", lambda recipe, classes: Linear())
+    recipe = changed(get_recipe("custom_resnet"), {"batch_size": 70})
+    own = dataclasses.replace(recipe, normalisation=((0.1,) * 3, (2.0,) * 3))
+    other = dataclasses.replace(data, mean=np.full(3, 0.1), std=np.full(3, 2.0))
+    losses = [lr_finder.find_lr(r, d, tmp_path / r.name[:k], steps=20).losses for k, (r, d) in
+              enumerate(((own, data), (recipe, other)), start=1)]  # fmt: skip
+    assert losses[0] == losses[1]

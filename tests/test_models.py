@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 from helpers.models import CustomResNet, ResNet18, StandardizedConv2d, make_model
@@ -123,3 +124,25 @@ def test_weight_standardization_changes_every_convolution_and_no_parameter():
     usual.load_state_dict(model.state_dict())
     x = torch.randn(2, 3, 32, 32)
     assert not torch.allclose(model(x), usual(x), atol=0.01)
+
+
+def test_resnet18_is_torchvisions_but_for_the_stem():
+    """Their 7x7 stem and first pooling replaced, ours computes the same with the same weights."""
+    torch.manual_seed(0)
+    ours, theirs = ResNet18().eval(), torchvision.models.resnet18(num_classes=10).eval()
+    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    for norm in (module for module in ours.modules() if isinstance(module, nn.BatchNorm2d)):  # none the identity
+        for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            nn.init.uniform_(values, 0.1, 0.9)
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images))
+
+
+def test_channels_are_dropped_where_the_recipe_says():
+    values = {"dropout_stem": 0.1, "dropout": 0.2, "dropout_norm2": 0.3, "dropout_shortcut": 0.4}
+    model = make_model(changed(get_recipe("resnet18_batchnorm"), values), 10)
+    block = model.layer2[0]
+    places = (model.stem[-1], block.dropout1, block.dropout2, block.shortcut[-1])
+    assert [place.p for place in places] == list(values.values())

@@ -1,74 +1,21 @@
-import base64
-import io
-
-import nbformat
-import numpy as np
-import pytest
-from PIL import Image
-
-from helpers.authoring.render import _tidied, render
-from helpers.data import load_data
-from helpers.lr_finder import find_lr
-from helpers.plumbing.errors import CourseError
+from helpers.authoring import reproduce
+from helpers.data import CIFAR10_FINGERPRINT
 from helpers.recipes import RECIPES
-from helpers.training import train
 
 
-def notebook(path, *sources):
-    cells = [nbformat.v4.new_code_cell(source, id=f"cell-{k}") for k, source in enumerate(sources)]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-    return path
-
-
-def test_rendering_executes_with_the_recorded_runs_and_keeps_only_what_readers_want(tmp_path):
-    (tmp_path / "results" / "a-run").mkdir(parents=True)
-    path = notebook(
-        tmp_path / "n.ipynb",
-        "import os, sys\nfrom pathlib import Path\nprint(os.environ['COURSE_DATA'], os.environ['COURSE_RECORDED'])\n"
-        "print('noise', file=sys.stderr)\nprint(*(p.name for p in Path(os.environ['COURSE_RUNS']).iterdir()))",
-    )
-    render(path, "synthetic", root=tmp_path)
-    (cell,) = nbformat.read(path, as_version=4).cells
-    assert cell.execution_count == 1
-    assert [(output.name, output.text) for output in cell.outputs] == [("stdout", "synthetic 1\na-run\n")]
-
-
-def test_rendered_charts_get_fewer_colours_and_photographs_stay_alike():
-    x, y = np.indices((64, 64)).astype(np.uint8)
-    made = {"RGB": (4 * x, 4 * y, 2 * (x + y)), "P": (x // 32 * 255, y // 32 * 200, 0 * x)}
-    for mode, channels in made.items():
-        drawn, buffer = np.stack(channels, axis=2), io.BytesIO()
-        Image.fromarray(drawn).save(buffer, "PNG")
-        png = base64.b64encode(buffer.getvalue()).decode()  # Pillow's images come as JPEG, too
-        shown = nbformat.v4.new_output("display_data", {"image/png": png, "image/jpeg": "", "text/plain": "an image"})
-        (output,) = _tidied([shown])
-        (encoded,) = (data for kind, data in output.data.items() if kind.startswith("image/"))
-        image = Image.open(io.BytesIO(base64.b64decode(encoded)))
-        assert image.mode == mode
-        differences = np.abs(np.asarray(image.convert("RGB")).astype(int) - drawn)
-        assert differences.mean() < 4 if mode == "RGB" else not differences.any()
-
-
-def test_a_notebook_that_stops_stays_as_it_was(tmp_path):
-    (tmp_path / "results").mkdir()
-    path = notebook(tmp_path / "n.ipynb", "print(1)", "1 / 0")
-    before = path.read_bytes()
-    with pytest.raises(CourseError, match=r"n\.ipynb stopped: ZeroDivisionError"):
-        render(path, "synthetic", root=tmp_path)
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("content", [None, "no JSON", "{}", "[]", '{"cells": 1, "nbformat": 4, "nbformat_minor": 5}'])
-def test_what_is_no_notebook_gets_a_sentence(content, tmp_path):
-    path = tmp_path / "n.ipynb"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(CourseError, match=r"n\.ipynb cannot be read as a notebook"):
-        render(path, "synthetic", root=tmp_path)
-
-
-@pytest.mark.parametrize(("work", "kind"), [(train, ""), (find_lr, "-lr-find")])
-def test_what_is_not_recorded_is_refused_instead_of_computed(tmp_path, monkeypatch, work, kind):
-    monkeypatch.setenv("COURSE_RECORDED", "1")
-    with pytest.raises(CourseError, match=f"custom_resnet-synthetic-seed0{kind} is not recorded in full"):
-        work(RECIPES["custom_resnet"], load_data("synthetic"), tmp_path)
+def test_every_recipe_and_seed_is_trained_and_recorded_ours_once_with_weights(monkeypatch, tmp_path):
+    done = {"found": [], "trained": [], "recorded": [], "reported": []}
+    found = type("Test", (), {"title": "", "lr_min": 0.1, "lr_max": 0.2})
+    monkeypatch.setattr(reproduce.lr_finder, "find_lr", lambda r, *a: done["found"].append(r.name) or found)
+    monkeypatch.setattr(reproduce.lr_finder, "lr_find_folder", lambda folder, recipe, *a: f"{recipe.name}-lr-find")
+    run = type("Run", (), {})
+    monkeypatch.setattr(reproduce, "train", lambda r, d, f, seed, report: done["trained"].append((r.name, seed)) or run)
+    run.folder = property(lambda self: None)
+    monkeypatch.setattr(reproduce, "record", lambda folder, data=None: done["recorded"].append(bool(data)))
+    monkeypatch.setattr(reproduce, "report", lambda data: done["reported"].append(data) or [])
+    for fingerprint in (CIFAR10_FINGERPRINT, "of other images"):
+        reproduce.reproduce(type("Data", (), {"fingerprint": fingerprint, "name": "x"}), tmp_path)
+    plan = [(recipe.name, seed) for recipe in RECIPES.values() for seed in recipe.about.seeds]
+    assert done["trained"] == 2 * plan and done["found"] == 2 * ["custom_resnet"] and len(done["reported"]) == 1
+    ours = {(name, RECIPES[name].about.seeds[0]) for name in RECIPES if not RECIPES[name].published}
+    assert done["recorded"] == [False, *(step in ours for step in plan)]

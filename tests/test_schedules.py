@@ -5,10 +5,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from helpers.plumbing.errors import CourseError
 from helpers.recipes import RECIPES, OneCycle, Plateau
-from helpers.schedules import make_schedule, momentum_of, one_cycle, plateau_lrs, triangular
+from helpers.schedules import make_optimizer, make_schedule, momentum_of, one_cycle, plateau_lrs, triangular
 from helpers.settings import REPOSITORY
 
 
@@ -162,3 +163,13 @@ for name in ("custom_resnet", "resnet18_layernorm"):
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert "lr_scheduler.step" not in done.stderr
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_the_optimizer_has_the_recipes_values(recipe):
+    optimizer = make_optimizer(recipe, nn.Linear(1, 1))
+    group = optimizer.param_groups[0]
+    assert (type(optimizer).__name__, group["lr"]) == (recipe.optimizer, recipe.schedule.lr_start)
+    assert group["weight_decay"] == recipe.weight_decay
+    if recipe.optimizer == "SGD":
+        assert (group["momentum"], group["nesterov"]) == (recipe.momentum, recipe.nesterov)

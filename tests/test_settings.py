@@ -35,3 +35,12 @@ def test_drive_that_is_not_there_or_refused_is_a_sentence_and_changes_nothing(mo
     with pytest.raises(CourseError, match=sentence):
         settings.keep_runs_on_drive()
     assert settings.runs_folder().name == "somewhere"
+
+
+def test_a_run_is_found_by_its_name_among_the_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "there"))
+    assert settings.named_run("a-run", None) == tmp_path / "there" / "a-run"
+    assert settings.named_run("a-run", str(tmp_path / "here")) == tmp_path / "here" / "a-run"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a-run").mkdir()
+    assert str(settings.named_run("a-run", str(tmp_path / "here"))) == "a-run"  # what is there comes first

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import math
 import sys
@@ -5,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 from torch import nn
 from torch.nn import functional as F
 
@@ -12,12 +14,13 @@ from helpers import training
 from helpers.augmentation import normalise
 from helpers.data import Data, Split, channel_statistics, load_data
 from helpers.evaluation import confusion_matrix, cross_entropy_of_softmax, loss_and_accuracy, predict
-from helpers.loaders import make_loaders
+from helpers.loaders import held_out_notes, make_loaders
 from helpers.models import make_model
 from helpers.plumbing import distributed, run_folder, synthetic
 from helpers.plumbing.devices import Device, pick_device
 from helpers.plumbing.errors import CourseError, Stopped
 from helpers.plumbing.files import save_checkpoint
+from helpers.plumbing.progress import duration, epoch_title
 from helpers.plumbing.resume import load_training
 from helpers.plumbing.run_files import HISTORY_COLUMNS, folder_name
 from helpers.plumbing.run_folder import RunFolder
@@ -586,3 +589,48 @@ def test_a_recipe_normalises_by_its_own_mean_and_deviation(data, tmp_path):
         losses.append(run.history["test_loss"].tolist())
     assert losses[0] == losses[1] != losses[2]
     assert run.config["data"]["mean"] == [0.5] * 3
+
+
+@pytest.mark.usefixtures("linear_network")
+def test_every_step_is_that_of_the_recipe_written_out(data):
+    recipe = small(ema_decay=0.0, label_smoothing=0.3, weight_decay=0.1)
+    loader = make_loaders(recipe, data, 0, FLOAT32)["train"]
+    state = training.Training(recipe, 10, len(loader), FLOAT32)
+    twin = copy.deepcopy(state.model)
+    optimizer = torch.optim.SGD(twin.parameters(), momentum=0.9, nesterov=True, weight_decay=0.1)
+    state.train_epoch(loader)
+    loader.sampler.epoch = 0
+    for (images, labels), step in zip(loader, state.steps, strict=True):
+        optimizer.param_groups[0]["lr"] = step["lr"]
+        optimizer.zero_grad()
+        F.cross_entropy(twin(images), labels, label_smoothing=0.3).backward()
+        optimizer.step()
+    torch.testing.assert_close(state.model.state_dict(), twin.state_dict())
+
+
+def test_a_resumed_run_that_is_stopped_at_once_says_what_is_saved(data, tmp_path):
+    for _ in range(2):
+        told = interrupt_at("EPOCH: 3", small(), data, tmp_path)
+        assert told == "Stopped in epoch 3 of 3; epoch 2 is saved. Run this again to go on."
+
+
+def test_classes_of_which_no_image_is_held_out_are_noted(data):
+    (note,) = held_out_notes(small(validation_images=5, select="val_acc"), data, 0)
+    assert note.startswith("no image of ") and note.endswith(" is held out: raise validation_images")
+    assert note.count(",") == 4 and not held_out_notes(small(validation_images=20, select="val_acc"), data, 0)
+
+
+def test_a_notebook_shows_mistakes_and_stops_as_a_line(capsys):
+    shell = InteractiveShell()
+    for error, line in ((CourseError("Raise it."), "Error: Raise it."), (Stopped(2, 3), Stopped(2, 3).sentence)):
+        shell.push({"error": error})
+        shell.run_cell("raise error")
+        assert capsys.readouterr().out.strip() == line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(48, "48 s"), (89, "89 s"), (90, "2 min"), (3599, "1 h 00 min"), (11_100, "3 h 05 min")]
+)
+def test_times_are_for_people(seconds, text):
+    assert duration(seconds) == text
+    assert epoch_title([{"seconds": seconds / 3}], 4) == f"Epoch 2/4, {duration(seconds / 3)} per epoch, {text} left"
