@@ -52,29 +52,19 @@ class Source(NamedTuple):
 
 def load(source: Source) -> Pictures:
     """The pictures of a source, in the order of their digests: cached for its stamp, or else read and then cached."""
-    if pictures := _cached(source):
-        return pictures
-    with one_at_a_time(source.cache):
-        return _cached(source) or _read_and_cache(source)
-
-
-def _cached(source: Source) -> Pictures | None:
     with suppress(Exception), np.load(source.cache, allow_pickle=False) as arrays:  # may be damaged: it is only a copy
         if str(arrays["stamp"]) == source.stamp:
             train, test = ((arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test"))
             classes, notes = (tuple(map(str, arrays[key])) for key in ("classes", "notes"))
             return Pictures(classes, train, test, notes, str(arrays["fingerprint"]))
-    return None
-
-
-def _read_and_cache(source: Source) -> Pictures:
     pictures = _in_order(source.read())
     arrays = {key: np.array(getattr(pictures, key)) for key in ("classes", "fingerprint")}
     arrays |= {"stamp": np.array(source.stamp), "notes": np.array(pictures.notes, dtype=str)}
     for part in ("train", "test"):
         arrays[f"{part}_images"], arrays[f"{part}_labels"] = getattr(pictures, part)
     try:
-        write_atomically(source.cache, lambda file: np.savez(file, **arrays))
+        with one_at_a_time(source.cache):  # several may have decoded at once
+            write_atomically(source.cache, lambda file: np.savez(file, **arrays))
     except CourseError as error:
         reason = error.__cause__ or error
         print(f"The decoded images are not cached ({reason}); the next start decodes again.", file=sys.stderr)
