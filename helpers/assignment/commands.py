@@ -54,7 +54,8 @@ def run_check(options: argparse.Namespace) -> int:
 
     paths = [Path(os.path.abspath(settings.named_run(name, options.runs))) for name in options.files]
     paths = [path.parent if path.name in KNOWN else path for path in paths]  # a file named for its run folder
-    paths = [hand_in for path in paths for hand_in in _hand_ins(path)]
+    if len(paths) == 1 and len([*paths[0].glob("*.zip")]) > 1:  # a folder of several hand-ins
+        paths = sorted(path for path in paths[0].iterdir() if not path.name.startswith("."))
     alone = [path for path in paths if (path / "lr_find.json").exists() and not (path / "config.json").exists()]
     runs = [path for path in paths if path not in alone]  # range tests, which are looked at with their runs
     if not runs:
@@ -73,12 +74,6 @@ def run_check(options: argparse.Namespace) -> int:
         write_text(table, _as_csv(rows))
         print(f"Written: {table}")
     return max(each.status for each in grades)
-
-
-def _hand_ins(path: Path) -> list[Path]:
-    """What a folder of several zips holds, or else the path itself."""
-    several = path.is_dir() and len([*path.glob("*.zip")]) > 1
-    return sorted(child for child in path.iterdir() if not child.name.startswith(".")) if several else [path]
 
 
 def _by_student(paths: list[Path]) -> dict[str, list[Path]]:

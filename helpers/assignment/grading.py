@@ -117,9 +117,8 @@ def _grade_student(student: str, paths: list[Path], source: str | None) -> list[
     if not grades:
         nothing = "no run, only a notebook" if notebooks else "empty: no run and no notebook in it"
         return [Grade(student, unusable=nothing, exercises=claims)]
-    return list(
-        {(each.folder.name, each.seed, each.weights, each.losses): each for each in grades}.values()
-    )  # packed twice
+    same = {(each.folder.name, each.seed, each.weights, each.losses): each for each in grades}  # packed twice
+    return list(same.values())
 
 
 def _grade_run(grade: Grade, source: str | None) -> Grade:
