@@ -49,9 +49,14 @@ def interrupt_at(place, recipe, data, folder):
         if line == place:
             raise KeyboardInterrupt
 
-    with pytest.raises(Stopped) as stopped:
-        training.train(recipe, data, folder, report=interrupt)
-    return stopped.value.sentence
+    return stopped(recipe, data, folder, interrupt)
+
+
+def stopped(recipe, data, folder, report=lambda line: None):
+    """Train until it is interrupted; return what the user is told."""
+    with pytest.raises(Stopped) as error:
+        training.train(recipe, data, folder, report=report)
+    return error.value.sentence
 
 
 @pytest.fixture(scope="module")
@@ -203,9 +208,7 @@ def test_an_epoch_whose_saving_is_interrupted_is_not_called_saved(data, tmp_path
             raise KeyboardInterrupt
 
     monkeypatch.setattr(RunFolder, "_save", save)
-    with pytest.raises(Stopped) as stopped:
-        training.train(small(), data, tmp_path, report=lambda line: None)
-    assert stopped.value.sentence == "Stopped in epoch 3 of 3; epoch 2 is saved. Run this again to go on."
+    assert stopped(small(), data, tmp_path) == "Stopped in epoch 3 of 3; epoch 2 is saved. Run this again to go on."
 
 
 def test_finished_run_is_loaded_not_trained(finished, data, monkeypatch):
@@ -426,8 +429,7 @@ def test_best_checkpoint_follows_from_the_last_one(plateau, data, tmp_path, monk
         save_checkpoint(path, state)
 
     monkeypatch.setattr(run_folder, "save_checkpoint", stop)
-    with pytest.raises(Stopped):
-        training.train(recipe, data, tmp_path, report=lambda line: None)
+    stopped(recipe, data, tmp_path)
     monkeypatch.undo()
     best = tmp_path / folder_name(recipe, data, 0) / "best.pt"
     assert torch.load(best.with_name("last.pt"), weights_only=True)["epoch"] == 1 and not best.exists()
@@ -442,9 +444,7 @@ def test_interruption_while_the_end_is_measured_is_one_sentence(data, tmp_path, 
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "_final_figures", stop)
-    with pytest.raises(Stopped) as stopped:
-        training.train(small(), data, tmp_path, report=lambda line: None)
-    assert stopped.value.sentence == "Stopped in epoch 3 of 3; epoch 3 is saved. Run this again to go on."
+    assert stopped(small(), data, tmp_path) == "Stopped in epoch 3 of 3; epoch 3 is saved. Run this again to go on."
 
 
 def test_log_that_cannot_be_written_is_one_sentence(data, tmp_path, monkeypatch):

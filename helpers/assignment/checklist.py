@@ -173,8 +173,9 @@ def _found(run: Run, model: nn.Module) -> tuple[bool, str]:
     met = [test for test in same if (test.lr_min, test.lr_max) == (schedule.lr_min, schedule.lr_max)]
     found = (met or same or tests)[0]
     whose = f"this recipe and data, seed {found.settings['seed']}," if same else "another recipe or other data"
+    genuine = _genuine(found)
     evidence = f"{used}; the range test of {whose} found {found.lr_min:g} and {found.lr_max:g}"
-    return bool(met) and _genuine(found), evidence + ("" if _genuine(found) else ", which its curve does not give")
+    return bool(met) and genuine, evidence + ("" if genuine else ", which its curve does not give")
 
 
 def _peak(run: Run, model: nn.Module) -> tuple[bool, str]:

@@ -65,8 +65,8 @@ def _figures(root: Path, made: dict[str, dict[str, Parts]]) -> dict[Path, tuple[
     checked = {path: (drawing, drawing[0].fault(path)) for path, drawing in files.items()}
     texts = [path for folder in (root, root / "docs", root / "results") for path in folder.glob("*.md")]
     authors = "".join(SECTION.sub("", path.read_text(encoding="utf-8")) for path in texts)  # who may show their own
-    others = [path for path in sorted((root / "images").glob("*.png")) if path not in files and drawn(path)]
-    unused = [path for path in others if path.name not in authors]
+    others = (path for path in sorted((root / "images").glob("*.png")) if path not in files)
+    unused = [path for path in others if path.name not in authors and drawn(path)]
     return checked | dict.fromkeys(unused, ((None, False), "is shown nowhere"))
 
 

@@ -6,6 +6,7 @@ import io
 import os
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -45,13 +46,16 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             os.close(folder)
 
 
+Lock = partial(FileLock, mode=0o666, fallback_to_soft=False)  # one that other users see, too
+
+
 @contextlib.contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
     """Make the folder of `path` and wait until no other process makes that file; where no locks are known, go on."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(NotImplementedError, OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(f"{path}.lock", mode=0o666, fallback_to_soft=False))
+            stack.enter_context(Lock(f"{path}.lock"))
         yield
 
 

@@ -7,12 +7,12 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from pydantic import ValidationError
 
 from helpers.plumbing import distributed
 from helpers.plumbing.errors import CourseError
-from helpers.plumbing.files import load_checkpoint, load_weights, make_folder, save_checkpoint, write_text
+from helpers.plumbing.files import Lock, load_checkpoint, load_weights, make_folder, save_checkpoint, write_text
 from helpers.plumbing.run_files import (
     CONFIG,
     HISTORY_COLUMNS,
@@ -58,7 +58,7 @@ def locked(folder: Path) -> Iterator[None]:
     some network drives, nothing is kept away.
     """
     make_folder(folder)
-    lock = FileLock(folder / ".lock", timeout=0, mode=0o666, fallback_to_soft=False)  # other users see it, too
+    lock = Lock(folder / ".lock", timeout=0)
     owner = folder / ".lock-owner"
     with contextlib.ExitStack() as stack:
         try:
