@@ -2,11 +2,8 @@
 
 import numpy as np
 import pytest
-import torch
-from conftest import random_images
 
 from helpers.authoring import bench
-from helpers.data import Data, Split
 from helpers.recipes import RECIPES, changed
 
 
@@ -28,19 +25,6 @@ def test_operations_of_a_step_are_those_of_its_convolutions():
     forward = [2 * 9 * i * o * size**2 for i, o, size in layers]
     expected = 3 * sum(forward) - forward[0] + 3 * 2 * 512 * 10
     assert bench.step_flop(RECIPES["custom_resnet"]) == expected
-
-
-def test_plain_images_are_cropped_flipped_cut_and_normalised():
-    split = Split(random_images(1), np.arange(1))
-    mean, std = np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.3, 0.4])
-    ((images, labels),) = bench.plain_loader(Data("noise", ("a",), split, split, mean, std, ""), 2)
-    image, label = images[0], labels[0]
-    assert image.shape == (3, 32, 32) and label == 0
-    holes = (image == 0).all(dim=0)
-    assert holes.sum() == 64 and holes.any(dim=0).sum() == holes.any(dim=1).sum() == 8
-    pixels = (image * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)) * 255
-    known = {tuple(pixel) for pixel in split.images[0].reshape(-1, 3).tolist()}
-    assert {tuple(pixel) for pixel in pixels.round().int()[:, ~holes].T.tolist()} <= known
 
 
 def test_both_loops_train_on_the_same_images(monkeypatch):
@@ -68,12 +52,3 @@ def test_table_shows_every_figure():
     }
     figures = ("0.410 TFLOP/s", "9,509 ± 2 images/s", "185 ± 2", "62 ± 2", "3.00 times", "93 %", "0.07 s")
     assert [part for part in ("a machine", *figures) if part not in bench.table(result)] == []
-
-
-def test_both_loops_see_the_images_of_one_epoch(monkeypatch):
-    seen = {}
-    monkeypatch.setattr(bench, "in_turns", lambda tasks, rounds: seen.update(tasks) or {key: [1.0] for key in tasks})
-    bench.training_epoch(changed(RECIPES["custom_resnet"], {"batch_size": 4, "width": 4}), 3, 1, {"median": 1e12})
-    ours, plain = seen["ours"].args[0], seen["plain"].args[0]
-    pictures = {np.asarray(image).tobytes() for image, _ in plain.dataset}
-    assert pictures == {image.tobytes() for image in ours.dataset.split.images} and len(pictures) == 12

@@ -163,20 +163,6 @@ NO_SHIFT = {"hue_shift_limit": 0, "sat_shift_limit": (0, 0), "val_shift_limit": 
 CROP_FIRST, HOLE_TWICE = (_crop, _pad, *_rest), (_pad, _crop, _rest[0], *_rest)
 
 
-def test_a_limit_of_one_number_is_the_same_and_another_one_is_named(tmp_path):
-    run = make_plateau_run(tmp_path / "run", with_values(PLATEAU["layer"], "Rotate", limit=5))
-    assert failing(run) == []
-    other = make_plateau_run(tmp_path / "other", with_values(PLATEAU["layer"], "Rotate", limit=15))
-    (told,) = [demand.evidence for demand in checklist(other) if not demand.met]
-    assert told.endswith("; Rotate with limit (-15, 15), not (-5, 5)")
-
-
-def test_custom_resnet_on_a_plateau_is_told_what_it_misses(tmp_path):
-    recipe = dataclasses.replace(CUSTOM, schedule=PLATEAU["layer"].schedule, validation_images=100)
-    run = make_plateau_run(tmp_path / "run", recipe)
-    assert {FOUND, "OneCycle: maximum at epoch 5"} <= set(failing(run))
-
-
 @pytest.mark.parametrize(
     ("recipe", "expected"),
     [

@@ -191,7 +191,3 @@ def test_svhn_has_the_digits_in_their_order(net, monkeypatch):
     assert data.classes == tuple("0123456789") and np.bincount(data.train.labels).tolist() == [2] + [1] * 9
     assert data.test.images[data.test.labels == 3].tobytes() == images[2].tobytes()
     assert "10 pictures are in the training set and in the test set" in data.notes[0]
-
-
-def test_names_are_known_in_capitals_too():
-    assert "cifar-100-python.tar.gz could not be downloaded" in refused("CIFAR100")

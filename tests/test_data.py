@@ -1,5 +1,3 @@
-import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -107,21 +105,12 @@ def swap_labels(pictures):
     cat[0], dog[0] = dog[0], cat[0]
 
 
-def swap_splits(pictures):
-    train, test = pictures["train"]["cat"], pictures["test"]["cat"]
-    train[0], test[0] = test[0], train[0]
-
-
 def rename_class(pictures):
     for classes in pictures.values():
         classes["fox"] = classes.pop("dog")
 
 
-def twice(pictures):
-    pictures["train"]["cat"].append(pictures["train"]["cat"][0])
-
-
-@pytest.mark.parametrize("change", [one_pixel, swap_labels, swap_splits, rename_class, twice])
+@pytest.mark.parametrize("change", [one_pixel, swap_labels, rename_class])
 def test_fingerprint_tells_other_data_apart(tmp_path, pictures, image_folder, change):
     before = load_data(str(image_folder)).fingerprint
     change(pictures)
@@ -149,61 +138,17 @@ def test_second_load_does_not_decode_wherever_the_folder_lies_then(image_folder,
     assert_same_data(load_data("pets"), first)
 
 
-def test_cache_is_rebuilt_when_a_file_is_added_or_removed(image_folder):
+def test_cache_is_rebuilt_when_a_file_is_added_changed_or_removed(image_folder):
     load_data(str(image_folder))
     added = image_folder / "train" / "dog" / "added.png"
-    Image.new("RGB", (32, 32), (1, 2, 3)).save(added)
-    data = load_data(str(image_folder))
-    assert np.full((32, 32, 3), (1, 2, 3), np.uint8).tobytes() in multiset(data.train.images)
+    for colour in ((1, 2, 3), (200, 2, 3)):
+        Image.new("RGB", (32, 32), colour).save(added)
+        assert np.full((32, 32, 3), colour, np.uint8).tobytes() in multiset(load_data(str(image_folder)).train.images)
     added.unlink()
     assert len(load_data(str(image_folder)).train) == 10
 
 
-def test_cache_is_rebuilt_when_a_file_changes_even_to_one_of_the_same_size(image_folder):
-    path = image_folder / "train" / "cat" / "image-0.png"
-    images = random_images(2, seed=1)
-    paths = [path.with_suffix(".bmp"), path.with_name("later.bmp")]  # bitmaps of one size
-    for image, name in zip(images, paths, strict=True):
-        Image.fromarray(image).save(name)
-    paths[1].unlink()
-    load_data(str(image_folder))
-    before = paths[0].stat()
-    Image.fromarray(images[1]).save(paths[0])
-    os.utime(paths[0], ns=(before.st_atime_ns, before.st_mtime_ns + 2_000_000_000))  # FAT counts in twos
-    assert paths[0].stat().st_size == before.st_size
-    assert images[1].tobytes() in multiset(load_data(str(image_folder)).train.images)
-
-
-def truncated(content: bytes) -> bytes:
-    return content[: len(content) // 2]
-
-
-def encrypted(content: bytes) -> bytes:
-    at = content.index(b"PK\x01\x02") + 8  # the first entry's flags in the zip directory
-    return content[:at] + b"\x01" + content[at + 1 :]
-
-
-def flipped(content: bytes) -> bytes:
-    return content[:2000] + bytes([content[2000] ^ 255]) + content[2001:]
-
-
-def without_labels(content: bytes) -> bytes:
-    arrays = dict(np.load(io.BytesIO(content)))
-    del arrays["train_labels"]
-    out = io.BytesIO()
-    np.savez(out, **arrays)
-    return out.getvalue()
-
-
-def plain_array(content: bytes) -> bytes:
-    out = io.BytesIO()
-    np.save(out, np.arange(3))
-    return out.getvalue()
-
-
-@pytest.mark.parametrize(
-    "damage", [truncated, encrypted, flipped, without_labels, plain_array, lambda _: b"", lambda _: b"garbage" * 99]
-)
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b"garbage" * 99])
 def test_damaged_cache_is_rebuilt(image_folder, damage, request):
     first = load_data(str(image_folder))
     (cache,) = image_folder.glob(".*.npz")
@@ -219,15 +164,6 @@ class Trap:
 
     def __reduce__(self):
         return Path.touch, (self.path,)
-
-
-def test_cache_never_unpickles(image_folder, tmp_path):
-    load_data(str(image_folder))
-    (cache,) = image_folder.glob(".*.npz")
-    arrays = dict(np.load(cache)) | {"notes": np.array([Trap(tmp_path / "sprung")], dtype=object)}
-    np.savez(cache, **arrays)
-    assert load_data(str(image_folder)).notes == ()
-    assert not (tmp_path / "sprung").exists()
 
 
 def test_read_only_file_system_still_loads(image_folder, monkeypatch, capsys):
@@ -330,9 +266,3 @@ def test_limit_beyond_the_data_changes_nothing(image_folder, limit):
 def test_limit_that_empties_classes_is_refused(image_folder, limit, sentence):
     with pytest.raises(CourseError, match=sentence):
         load_data(str(image_folder), limit=limit)
-
-
-@pytest.mark.parametrize("name", ["cifar10", "svhn", "synthetic"])
-def test_a_folder_that_has_the_name_of_other_data_says_so(name, tmp_path, pictures):
-    data = load_data(str(write_folder(tmp_path / name, pictures)))
-    assert data.notes == (f"a folder of that name, not the {name} of the course",)

@@ -14,9 +14,7 @@ import random
 import runpy
 import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 import weakref
 from functools import partial
@@ -27,10 +25,8 @@ import torch
 from conftest import random_folder
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from helpers import loaders, lr_finder, training
-from helpers.cli import main
+from helpers import lr_finder, training
 from helpers.data import load_data
-from helpers.loaders import make_loader
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import load_checkpoint
 from helpers.plumbing.run_folder import locked
@@ -234,34 +230,6 @@ def test_interrupted_command_says_so_in_one_sentence_and_goes_on(images, tmp_pat
     assert goes_on(images, tmp_path)
 
 
-def interrupted_kernel(arguments):
-    """A notebook whose training is interrupted, and whose kernel lives on."""
-    try:
-        main(arguments)
-    finally:
-        print("interrupted", flush=True)
-        time.sleep(60)
-
-
-def test_interrupted_notebook_lets_others_into_its_run_folder(images, tmp_path, undisturbed):
-    kernel = in_its_second_epoch(images, tmp_path, command=interrupted_kernel).send(signal.SIGINT)
-    kernel.wait_for("interrupted\n")
-    assert goes_on(images, tmp_path)
-    kernel.send(signal.SIGKILL)
-
-
-def into_a_closed_pipe():
-    reader, writer = os.pipe()
-    os.close(reader)
-    os.dup2(writer, 1)
-
-
-def test_reader_that_has_seen_enough_ends_a_command_quietly(images, tmp_path):
-    """As in `python -m helpers train ... | head -1`."""
-    command = train(images, tmp_path, prepare=into_a_closed_pipe)
-    assert command.end() == 141 and command.output == ""
-
-
 # --- two processes
 
 
@@ -300,21 +268,6 @@ def test_lock_of_a_dead_process_does_not_block_though_its_children_live(tmp_path
     os.kill(child, signal.SIGKILL)
 
 
-def test_range_test_and_gallery_keep_out_of_a_folder_in_use(undisturbed, images, tmp_path):
-    run, _ = undisturbed
-    small = "batch_size=8", "validation_images=4", "width=8"
-    for folder, *arguments in (
-        (run, "gallery", run, "--data", images, "--count", 2),
-        (tmp_path / f"{NAME}-lr-find", "lr-find", RECIPE, "--data", images, "--runs", tmp_path, "--set", *small),
-    ):
-        holder = Command(folder, folder=tmp_path, command=hold).wait_for("holding")
-        refused = Command(*arguments, folder=tmp_path)
-        assert refused.end() == 2 and f"Error: {folder} is in use by process" in refused.output
-        os.kill(int(holder.output.split()[-1].rstrip(".")), signal.SIGKILL)
-        holder.send(signal.SIGKILL).end()
-        assert [path.name for path in folder.glob("*.tmp")] == []
-
-
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_file_system_without_locks_is_used_without(tmp_path, monkeypatch, code):
     def unsupported(*arguments):
@@ -332,17 +285,6 @@ def small_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """A disk of 4 MB: there is room for a checkpoint of 2.2 MB and the best model, and not for a second one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("a small disk cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 def stopped_by_the_disk(command, folder, reason):
     """The command ended with one sentence, and the checkpoint of the first epoch is as it was."""
     assert command.end() == 2, command.output
@@ -352,43 +294,10 @@ def stopped_by_the_disk(command, folder, reason):
     assert saved_epochs(folder) == reported_epochs(folder) == 1
 
 
-def test_full_disk_stops_a_run_which_goes_on_when_there_is_space(images, disk):
-    stopped_by_the_disk(train(images, disk, epochs=2), disk / NAME, "No space left on device")
-    subprocess.run(["mount", "-o", "remount,size=900m", disk], check=True)
-    assert goes_on(images, disk)
-
-
 def test_quota_stops_a_run_which_goes_on_when_it_is_raised(images, tmp_path):
     in_its_second_epoch(images, tmp_path).send(signal.SIGKILL).end()
     stopped_by_the_disk(train(images, tmp_path, epochs=2, prepare=small_files), tmp_path / NAME, "File too large")
     assert goes_on(images, tmp_path)
-
-
-def as_nobody():
-    """Rights do not bind root."""
-    if os.getuid() == 0:
-        os.setgid(65534)
-        os.setuid(65534)
-
-
-def slowly_as_nobody():
-    slowly()
-    as_nobody()
-
-
-@pytest.mark.slow
-def test_folder_made_read_only_half_way_stops_a_run_which_goes_on_when_it_is_writable(images):
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
-        folder = Path(folder)
-        folder.chmod(0o777)
-        pets = shutil.copytree(images, folder / "pets")
-        command = in_its_second_epoch(pets, folder, prepare=slowly_as_nobody)
-        (folder / NAME).chmod(0o555)
-        stopped_by_the_disk(command, folder / NAME, "Permission denied")
-        refused = train(pets, folder, epochs=2, prepare=as_nobody)
-        assert refused.end() == 2 and "cannot be written: choose another one" in refused.output
-        (folder / NAME).chmod(0o777)
-        assert goes_on(pets, folder, prepare=as_nobody)
 
 
 # --- damaged and lost files
@@ -441,46 +350,6 @@ def test_lost_checkpoint_is_not_taken_for_a_fresh_start(unfinished, images):
 
 
 # --- memory, processes, the clock
-
-
-def with_a_loading_process_that_dies():
-    """Two processes load the data, as on a GPU machine; in the second epoch one of them is killed."""
-    multiprocessing.set_start_method("fork", force=True)
-    loaders._loader_maker = lambda recipe, device: partial(make_loader, workers=2)
-    train_epoch = training.Training.train_epoch
-
-    def deadly(self, loader):
-        if self.epoch == 2:
-            os.kill(loader._iterator._workers[0].pid, signal.SIGKILL)
-        return train_epoch(self, loader)
-
-    training.Training.train_epoch = deadly
-
-
-def test_killed_loading_process_stops_a_run_which_goes_on(images, tmp_path):
-    command = train(images, tmp_path, epochs=2, prepare=with_a_loading_process_that_dies)
-    assert command.end() == 2, command.output
-    assert "Error: A process that loads data died (" in command.output and "Traceback" not in command.output
-    assert "run the same again to go on after the last finished epoch" in command.output
-    assert goes_on(images, tmp_path)
-
-
-def with_little_memory():
-    """What the process has, and 500 MB more: room for the network, not for a step with 256 images."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + 500_000_000
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
-def test_host_memory_that_runs_out_is_said_with_what_to_lower(tmp_path):
-    images = random_folder(tmp_path / "pets", train=128, test=12)
-    words = ("train", "custom_resnet", "--data", images, "--runs", tmp_path, "--set", "batch_size=256")
-    starved = Command(*words, folder=tmp_path, prepare=with_little_memory)
-    assert starved.end() == 2, starved.output
-    sentence = starved.output.splitlines()[-1]
-    assert sentence.startswith("Error: The memory does not suffice for batch_size=256 (")
-    assert "--set batch_size=128 lr_min=0.0015 lr_max=0.1" in sentence and "Traceback" not in starved.output
 
 
 @pytest.mark.parametrize("function", [training.train, lr_finder.find_lr])

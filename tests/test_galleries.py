@@ -125,19 +125,6 @@ def test_gallery_and_heatmaps_show_the_same_images(trained, predictions):
     np.testing.assert_allclose(explained[-1].images[1].get_array(), heat[-1], atol=1e-6)
 
 
-def test_layers_figure_explains_the_predicted_class_in_every_layer(trained, predictions):
-    run, model, data = trained
-    wrong = select(predictions, correct=False, count=2)
-    figure = galleries.plot_gradcam_layers(run, data, model, wrong, method="gradcam++")
-    shown, layers = panels(figure), gradcam.map_sizes(model)
-    assert len(shown) == 2 * (1 + len(layers)) and shown[4].get_title() == "layer3\n4x4"
-    assert "GradCAM++" in figure.get_suptitle()
-    inputs = normalise(data.test.images[wrong.indices], data.mean, data.std)
-    for column, name in enumerate(layers, start=1):
-        heat = gradcam.heatmaps(model, inputs, wrong.predicted, name, "gradcam++")
-        np.testing.assert_allclose(shown[column].images[1].get_array(), heat[0], atol=1e-6)
-
-
 def test_confused_pairs_show_the_most_confident_of_their_images(trained):
     run, _, data = trained
     made = dataclasses.replace(made_up(), actual=made_up().actual.copy())
@@ -189,14 +176,6 @@ def test_long_class_names_do_not_run_into_each_other(trained, predictions):
     figure.canvas.draw()
     boxes = [ax.title.get_window_extent() for ax in panels(figure)[:5]]
     assert all(a.x1 <= b.x0 for a, b in itertools.pairwise(boxes))
-
-
-def test_correct_images_are_explained_for_one_class_and_columns_share_a_colour_bar(trained, predictions):
-    run, model, data = trained
-    right = select(predictions, correct=True, count=3)
-    figure = galleries.plot_gradcam(run, data, model, right)
-    assert len(panels(figure)) == 2 * len(right) and panels(figure)[1].get_title().startswith("for class\n")
-    assert len([ax for ax in figure.axes if ax.get_label() == "<colorbar>"]) == 1
 
 
 def test_without_a_mistake_a_sentence_says_so_and_the_correct_ones_are_shown(trained):

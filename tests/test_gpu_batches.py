@@ -8,12 +8,9 @@ from conftest import random_images
 
 from helpers.augmentation import augment, compose
 from helpers.data import Split
-from helpers.evaluation import predict
 from helpers.loaders import make_loader, resident_batches
-from helpers.plumbing.devices import pick_device
 from helpers.plumbing.gpu_batches import augment_batch, can_augment
-from helpers.recipes import RECIPES, changed
-from helpers.training import Training
+from helpers.recipes import RECIPES
 
 MEAN = np.array([0.49, 0.48, 0.45])
 AUGMENTED = {name: recipe.augmentation for name, recipe in RECIPES.items() if can_augment(recipe.augmentation)}
@@ -76,15 +73,6 @@ def test_holes_have_the_size_and_fill_of_the_recipe_and_lie_inside(size):
             assert (inside.any(axis=other).sum(axis=1) == size).all()
             assert_uniform(start, range(32 - size + 1))
         assert_independent(tops, lefts)
-
-
-def test_probability_is_kept():
-    hole = AUGMENTED["published_s9_onecycle_adam"][3]
-    assert hole[1]["p"] == 0.5
-    image = np.full((32, 32, 3), 255, np.uint8)
-    for drawn in both(image, (hole,), 4000):
-        changed = (drawn != 255).any(axis=(1, 2, 3)).mean()
-        assert abs(changed - 0.5) < 5 * np.sqrt(0.25 / 4000)
 
 
 @pytest.mark.parametrize("angle", [-5, 3, 15])
@@ -163,14 +151,3 @@ def test_seed_epoch_and_batch_decide_the_draws():
     for epoch_ in (second, other):
         sums = [torch.cat([x.flatten(1).sum(dim=1) for x, _ in epoch]).sort()[0] for epoch in (first, epoch_)]
         assert not torch.allclose(*sums)
-
-
-def test_training_and_evaluation_take_resident_batches():
-    split = Split(random_images(48), np.arange(48) % 10)
-    recipe = changed(RECIPES["custom_resnet"], {"batch_size": 16, "epochs": 2, "peak_epoch": 1, "width": 8})
-    options = {"mean": MEAN, "std": np.ones(3), "device": torch.device("cpu")}
-    loader = resident_batches(split, batch_size=16, augmentation=recipe.augmentation, seed=0, **options)
-    state = Training(recipe, 10, len(loader), pick_device())
-    assert state.train_epoch(loader)["images"] == 48 and len(state.steps) == 3
-    logits, labels = predict(state.evaluated, resident_batches(split, batch_size=20, **options), pick_device())
-    assert logits.shape == (48, 10) and labels.tolist() == split.labels.tolist()

@@ -2,10 +2,7 @@
 
 import os
 import shutil
-import struct
-import sys
 import unicodedata
-import zlib
 
 import numpy as np
 import pytest
@@ -16,81 +13,17 @@ from helpers.data import load_data
 from helpers.plumbing.errors import UNPRINTABLE, CourseError
 from helpers.plumbing.image_folder import decode
 
-NOT_MACOS = pytest.mark.skipif(sys.platform == "darwin", reason="its file names are UTF-8")
-RAMP = np.linspace(0, 1, 1024).reshape(32, 32)
-
-
-def tiff(pixels: np.ndarray, bits: int, sample_format: int, photometric: int = 1) -> bytes:
-    """A grey or colour TIFF by its specification: SampleFormat 1 unsigned, 2 signed, 3 floating-point."""
-    colours, content, bits_at = pixels.size // 1024, pixels.tobytes(), 8 + 2 + 10 * 12 + 4
-    fields = {256: (4, 32), 257: (4, 32), 259: (3, 1), 262: (3, 2 if colours == 3 else photometric), 277: (3, colours)}
-    fields |= {278: (4, 32), 279: (4, len(content)), 339: (3, sample_format), 273: (4, bits_at + 2 * colours)}
-    entries = [struct.pack("<HHII", key, kind, 1, value) for key, (kind, value) in fields.items()]
-    entries.append(struct.pack("<HHII", 258, 3, colours, bits if colours == 1 else bits_at))
-    directory = b"".join(sorted(entries, key=lambda entry: struct.unpack("<H", entry[:2])))
-    return b"II*\0" + struct.pack("<IH", 8, 10) + directory + bytes(4) + struct.pack("<H", bits) * colours + content
-
-
-def png16(pixels: np.ndarray, transparent: tuple[int, ...]) -> bytes:
-    """A PNG of 16 bits, grey or in colour, one colour of which is transparent."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", 32, 32, 16, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    chunks = chunk(b"IHDR", header) + chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent))
-    return b"\x89PNG\r\n\x1a\n" + chunks + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
-def decoded(tmp_path, content: bytes) -> np.ndarray:
-    (tmp_path / "picture.dat").write_bytes(content)  # the content decides, not the name
-    image, _ = decode(tmp_path / "picture.dat")
-    assert image.dtype == np.uint8 and image.shape == (32, 32, 3)
-    return image
-
-
 # --- numbers
 
 
-@pytest.mark.parametrize(
-    ("form", "bits", "sample_format"), [("<u1", 8, 1), ("<u2", 16, 1), ("<u4", 32, 1), ("<f4", 32, 3)]
-)
-@pytest.mark.parametrize("photometric", [0, 1])
-def test_grey_of_every_type_becomes_the_same_ramp(tmp_path, form, bits, sample_format, photometric):
-    values = (RAMP * (1 if sample_format == 3 else 2**bits - 1)).astype(form)
-    content = tiff(values, bits, sample_format, photometric)
-    if form == "<u4" and photometric == 0:  # Pillow reads none such
-        content = tiff(~values, bits, sample_format)
-    expected = 255 * (RAMP if photometric else 1 - RAMP)  # 0: white is zero
-    assert np.abs(decoded(tmp_path, content) - expected[..., None]).max() <= 1
-
-
-def test_12_and_16_bits_of_grey_and_colour_keep_their_upper_8(tmp_path):
-    values = (RAMP * 65535).astype("<u2")
-    expected = np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=-1)
-    np.testing.assert_array_equal(decoded(tmp_path, tiff(np.stack([values] * 3, -1), 16, 1)), expected)
-    np.testing.assert_array_equal(decoded(tmp_path, tiff(values, 16, 1)), expected)
-    np.testing.assert_array_equal(decoded(tmp_path, b"P5 32 32 65535\n" + values.astype(">u2").tobytes()), expected)
-    a, b = (values.reshape(-1, 2) >> 4).T.astype(int)  # two numbers of 12 bits in three bytes
-    packed = np.stack([a >> 4, (a & 15) << 4 | b >> 8, b & 255], axis=-1).astype(np.uint8)
-    np.testing.assert_array_equal(decoded(tmp_path, tiff(packed.reshape(-1), 12, 1)), expected)
-
-
-@pytest.mark.parametrize(
-    ("values", "bits", "sample_format", "said"),
-    [
-        (RAMP.astype("<f4") * 255, 32, 3, "from 0 to 255, not from 0 to 1"),
-        (RAMP.astype("<f4") - 0.5, 32, 3, "from -0.5 to 0.5, not"),
-        (np.where(RAMP > 0.5, np.nan, RAMP).astype("<f4"), 32, 3, "from nan to nan, not"),
-        ((RAMP * 200 - 100).astype("i1"), 8, 2, "signed, from -100 to 100"),
-        ((RAMP * 4000 - 1000).astype("<i2"), 16, 2, "signed, from -1000 to 3000"),
-        ((RAMP * 70000).astype("<i4"), 32, 2, "signed, from 0 to 70000"),
-    ],
-)
-def test_other_numbers_are_refused_with_the_range_that_was_found(tmp_path, values, bits, sample_format, said):
-    with pytest.raises(ValueError, match=said):
-        decoded(tmp_path, tiff(values, bits, sample_format))
+def test_grey_of_16_bits_and_of_floats_becomes_the_same_ramp_and_other_numbers_are_refused(tmp_path):
+    path, ramp = tmp_path / "ramp.tif", np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)
+    for values in ((ramp * 65535).astype(np.uint16), ramp):
+        Image.fromarray(values).save(path)
+        assert np.abs(decode(path)[0] - 255 * ramp[..., None]).max() <= 1
+    Image.fromarray(255 * ramp).save(path)
+    with pytest.raises(ValueError, match="from 0 to 255, not from 0 to 1"):
+        decode(path)
 
 
 # --- transparency
@@ -120,15 +53,6 @@ def test_half_transparent_pixels_are_mixed_with_the_ground(tmp_path):
     assert decode(tmp_path / "shape.png")[0][16, 16].tolist() == [212] * 3  # 0.2 x 40 + 0.8 x 255
 
 
-@pytest.mark.parametrize("colours", [1, 3])
-def test_transparent_colour_of_16_bits(tmp_path, colours):
-    pixels = np.full((32, 32), 1000, np.uint16)
-    pixels[:16] = 60000
-    content = png16(pixels if colours == 1 else np.stack([pixels] * 3, -1), (60000,) * colours)
-    image = decoded(tmp_path, content)
-    assert (image[0, 0] == 255).all() and (image[31, 31] == 1000 >> 8).all()
-
-
 def test_opaque_pictures_stay_as_they_are_and_invisible_ones_are_refused(tmp_path):
     pixels = random_images(1)[0]
     Image.fromarray(np.dstack([pixels, np.full((32, 32), 255, np.uint8)])).save(tmp_path / "a.png")
@@ -152,20 +76,7 @@ def notes(folder) -> list[str]:
     return list(load_data(str(folder)).notes)
 
 
-@pytest.mark.parametrize(
-    ("name", "form"),
-    [
-        ("a.jfif", "JPEG"),
-        ("a.avif", "AVIF"),
-        ("a.pnm", "PPM"),
-        ("a", "PNG"),
-        ("a.png", "JPEG"),
-        ("a.b.c", "WEBP"),
-        ("\n", "GIF"),
-        pytest.param("caf\udce9", "PNG", marks=NOT_MACOS),
-        ("é.PNG", "PNG"),
-    ],
-)
+@pytest.mark.parametrize(("name", "form"), [("a.jfif", "JPEG"), ("a", "PNG"), ("a.png", "JPEG"), ("é.b.PNG", "PNG")])
 def test_pictures_are_known_by_their_content(image_folder, name, form):
     save(image_folder / "train" / "cat" / name, form=form)
     data = load_data(str(image_folder))
@@ -182,17 +93,11 @@ def test_pictures_in_folders_within_a_class_belong_to_it_and_are_counted(image_f
 
 
 def test_what_is_left_out_is_counted_and_named(image_folder):
-    (image_folder / "train" / "dog" / "two\nlines.txt").write_text("no image")
-    (image_folder / "test" / "cat" / "empty").write_bytes(b"")
+    (image_folder / "train" / "dog" / "notes.txt").write_text("no image")
     (image_folder / "test" / "cat" / "other").symlink_to("../dog")  # its pictures are none of this class
     save(image_folder / "test" / "a.png")
-    os.mkfifo(image_folder / "train" / "cat" / "pipe")
-    (note,) = notes(image_folder)
-    assert note.startswith("5 files are no images in a class folder and left out: test/a.png, test/cat/other, ")
-    assert note.endswith(", …") and not UNPRINTABLE.search(note)
-    for path in ("train/dog/two\nlines.txt", "test/cat/empty", "test/cat/other", "test/a.png"):
-        (image_folder / path).unlink()
-    assert notes(image_folder) == ["1 files are no images in a class folder and left out: train/cat/pipe"]
+    listed = "test/a.png, test/cat/other, train/dog/notes.txt"
+    assert notes(image_folder) == [f"3 files are no images in a class folder and left out: {listed}"]
 
 
 @pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "._image-0.png", "desktop.ini", ".ipynb_checkpoints/a.png"])
@@ -203,12 +108,6 @@ def test_hidden_files_and_clutter_are_passed_over(image_folder, name):
         (folder / name).write_bytes(b"no image")
     data = load_data(str(image_folder))
     assert (data.fingerprint, data.notes) == (before.fingerprint, ())
-
-
-def test_several_frames_are_noted(image_folder):
-    frames = [Image.fromarray(image) for image in random_images(3)]
-    frames[0].save(image_folder / "train" / "cat" / "a.tif", save_all=True, append_images=frames[1:])
-    assert notes(image_folder) == ["1 images have several frames, of which the first was taken"]
 
 
 def test_every_remark_is_a_note_of_its_own(image_folder):
@@ -259,16 +158,11 @@ def refused(folder) -> str:
 
 
 def test_damaged_images_are_named_at_once(image_folder):
-    for number in range(4):
-        (image_folder / "train" / "dog" / f"broken-{number}.png").write_bytes(b"")
-        (image_folder / "test" / "cat" / f"broken\n{number}.JPEG").symlink_to("nowhere")
-    message = refused(image_folder)
-    assert message.startswith(f"8 images in {image_folder} cannot be read: train/dog/broken-0.png (no image of a known")
-    assert all(f"broken-{number}.png" in message and f"broken\\n{number}.JPEG" in message for number in range(4))
-    for number in range(4, 20):
+    for number in range(20):
         (image_folder / "train" / "dog" / f"broken-{number}.png").write_bytes(b"")
     message = refused(image_folder)
-    assert message.startswith("24 images") and message.count("(no image of a known kind)") == 10 and ", …;" in message
+    assert message.startswith(f"20 images in {image_folder} cannot be read: train/dog/broken-0.png (")
+    assert message.count("(no image of a known kind)") == 10 and ", …;" in message
 
 
 def half_png(path):
@@ -280,36 +174,16 @@ def half_png(path):
     "break_it",
     [
         half_png,
-        lambda path: path.write_bytes(b""),
         lambda path: path.write_text("<html>404</html>"),
         lambda path: path.symlink_to("nowhere.png"),
-        lambda path: path.symlink_to(path.name),
         lambda path: os.mkfifo(path),
-        lambda path: save(path, form="EPS"),
-        lambda path: save(path, form="TGA"),
+        lambda path: save(path, form="EPS"),  # Pillow would run Ghostscript
     ],
-    ids=["truncated", "empty", "text", "dangling-link", "loop", "pipe", "eps", "tga"],
+    ids=["truncated", "text", "dangling-link", "pipe", "eps"],
 )
 def test_broken_image_is_named(image_folder, break_it):
     break_it(image_folder / "test" / "dog" / "broken.png")
     assert f"1 image in {image_folder} cannot be read: test/dog/broken.png (" in refused(image_folder)
-
-
-def test_truncated_picture_is_damaged_whatever_its_name(image_folder):
-    half_png(image_folder / "train" / "cat" / "broken")
-    assert "train/cat/broken (image file is truncated" in refused(image_folder)
-
-
-def test_class_folder_that_links_to_what_holds_it_is_refused(image_folder):
-    (image_folder / "train" / "all").symlink_to("/")
-    assert "train/all is a link to what holds it: remove it" in refused(image_folder)
-
-
-@pytest.mark.parametrize("name", ["two\nlines", "\x1b[2J", pytest.param("caf\udce9", marks=NOT_MACOS)])
-def test_class_whose_name_cannot_be_shown_is_refused_in_one_line(tmp_path, pictures, name):
-    splits = {part: {**classes, name: classes["cat"]} for part, classes in pictures.items()}
-    message = refused(write_folder(tmp_path / "pets", splits))
-    assert ascii(name)[1:-1] in message and "rename it" in message
 
 
 @pytest.mark.parametrize("name", ["nowhere", "cifar-10", "a file"])

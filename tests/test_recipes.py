@@ -80,13 +80,6 @@ def test_changed_takes_several_values_at_once_where_one_alone_would_be_wrong():
         changed(CUSTOM, {"epochs": 4})
 
 
-@pytest.mark.parametrize("key", ["lr_max", "weight_decay", "logit_scale", "peak_epoch"])
-def test_whole_numbers_are_taken_as_numbers(key):
-    value = as_dict(changed(CUSTOM, {key: 1}))[key]
-    assert value == 1
-    assert type(value) is float
-
-
 def test_hopelessly_unknown_value_lists_them_all():
     with pytest.raises(CourseError) as error:
         changed(CUSTOM, {"zzz": 1})
@@ -110,33 +103,15 @@ def test_value_of_another_network_is_refused(recipe, key, value):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "kind"),
-    [
-        ("epochs", 2.5, "a valid integer"),
-        ("epochs", True, "a valid integer"),
-        ("lr_max", "high", "a valid number"),
-        ("lr_end", False, "a valid number"),
-        ("nesterov", 1, "a valid boolean"),
-        ("loss", 3, "'cross_entropy' or 'cross_entropy_of_softmax'"),
-    ],
-)
-def test_value_of_the_wrong_type_is_refused(key, value, kind):
-    with pytest.raises(CourseError, match=f"cannot be trained: {key} should be {kind}, not {value!r}"):
-        changed(CUSTOM, {key: value})
-
-
-@pytest.mark.parametrize(
     ("assignments", "sentence"),
     [
+        ({"epochs": 2.5}, "epochs should be a valid integer, not 2.5"),
         ({"epochs": 0}, "epochs should be greater than or equal to 1, not 0"),
-        ({"batch_size": 0}, "batch_size should be greater than or equal to 1"),
-        ({"ema_decay": 1.0}, "ema_decay should be less than 1, not 1.0"),
-        ({"momentum": -0.1}, "momentum should be greater than or equal to 0"),
+        ({"lr_max": "high"}, "lr_max should be a valid number, not 'high'"),
+        ({"loss": 3}, "loss should be 'cross_entropy' or 'cross_entropy_of_softmax', not 3"),
         ({"momentum": 0.0}, "nesterov=True needs a momentum above 0"),
-        ({"weight_decay": -1e-4}, "weight_decay should be greater than or equal to 0"),
         ({"select": "val_acc"}, "select=val_acc needs validation_images above 0"),
         ({"lr_min": 0.5}, "below lr_max, not 0.5 with lr_max 0.2"),
-        ({"lr_min": 0.0}, "lr_min should be greater than 0"),
         ({"lr_end": 1.0}, "at most lr_max"),
         ({"momentum_min": 0.85}, "given together"),
         ({"momentum_min": 0.95, "momentum_max": 0.85}, "in order"),
@@ -155,14 +130,10 @@ def test_recipe_that_cannot_be_trained_is_refused_by_name(assignments, sentence)
     ("text", "key", "value"),
     [
         ("lr_max=0.2", "lr_max", 0.2),
-        ("weight_decay=5e-4", "weight_decay", 5e-4),
         ("epochs=10", "epochs", 10),
-        (" epochs = 10 ", "epochs", 10),
         ("nesterov=False", "nesterov", False),
         ("lr_end=None", "lr_end", None),
         ("loss=cross_entropy", "loss", "cross_entropy"),
-        ("loss='cross_entropy'", "loss", "cross_entropy"),
-        ("loss=a=b", "loss", "a=b"),
         ("loss=1+", "loss", "1+"),
     ],
 )
@@ -176,11 +147,6 @@ def test_assignments_are_not_executed(tmp_path):
     text = f"loss=open({str(tmp_path / 'made')!r}, 'w')"
     assert parse_assignments([text])["loss"] == text.removeprefix("loss=")
     assert not (tmp_path / "made").exists()
-
-
-def test_later_assignments_win_and_none_give_nothing():
-    assert parse_assignments(["epochs=1", "lr_max=0.1", "epochs=2"]) == {"epochs": 2, "lr_max": 0.1}
-    assert parse_assignments([]) == {}
 
 
 @pytest.mark.parametrize("text", ["lr_max", "lr_max=", "=0.2", "=", ""])
@@ -224,18 +190,6 @@ def test_fast_is_short_narrow_and_otherwise_the_recipe(recipe):
 def test_differences_name_the_new_and_the_old_value():
     new = changed(CUSTOM, {"lr_max": 0.25, "weight_decay": 0.0})
     assert sorted(differences(new)) == ["lr_max=0.25 (recipe: 0.2)", "weight_decay=0 (recipe: 0.001)"]
-
-
-def test_get_recipe_lists_all_when_nothing_is_near():
-    with pytest.raises(CourseError) as error:
-        get_recipe("zzz")
-    assert all(name in str(error.value) for name in RECIPES)
-
-
-def test_another_kind_of_schedule_is_a_difference_too():
-    other = dataclasses.replace(recipes.get_recipe("resnet18_layernorm"), schedule=recipes.OneCycle(0.4, 0.01, 5))
-    listed = differences(other)
-    assert "lr_max=0.4 (recipe: None)" in listed and "patience=None (recipe: 2)" in listed
 
 
 def test_two_recipes_of_one_name_are_refused():

@@ -66,18 +66,6 @@ def test_a_changed_digit_on_a_page_is_named_with_both_values(root, texts_only):
     assert check(root) == []
 
 
-def test_minutes_within_a_line_are_filled_in_and_may_be_left_out(root, texts_only):
-    minutes = re.compile(r"<!-- report:minutes_custom_resnet -->(.+)<!-- /report:minutes_custom_resnet -->")
-    readme = root / "README.md"
-    (filled,) = minutes.findall(readme.read_text())
-    edit(readme, filled, "no time")
-    assert ["minutes_custom_resnet" in fault for fault in check(root)] == [True]
-    report.report(root=root)
-    assert minutes.findall(readme.read_text()) == [filled]
-    readme.write_text(minutes.sub("", readme.read_text()))
-    assert check(root) == []
-
-
 def test_prose_around_the_blocks_is_left_alone(root, texts_only):
     readme = root / "README.md"
     readme.write_text("Our course.\n\n" + readme.read_text(encoding="utf-8") + "\nThe end.\n", encoding="utf-8")
@@ -132,29 +120,11 @@ def test_figures_of_images_are_asked_for_before_anything_is_written(root):
     assert not (root / "images" / "plateau.png").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "marker"),
-    [
-        ("README.md", "<!-- report:results -->"),
-        ("results/README.md", "<!-- /report:logs -->"),
-        ("docs/grading.md", "<!-- report:demands -->"),
-    ],
-)
-def test_a_lost_marker_is_refused(root, texts_only, name, marker):
-    edit(root / name, marker, "")
-    with pytest.raises(CourseError, match=f"{name} has to hold .* once for each of"):
+@pytest.mark.parametrize("new", ["", "<!-- report:other --><!-- /report:other -->"])
+def test_a_lost_or_unknown_marker_is_refused(root, texts_only, new):
+    edit(root / "README.md", "<!-- report:results -->", new)
+    with pytest.raises(CourseError, match=r"README\.md has to hold .* once for each of"):
         check(root)
-
-
-def test_an_unknown_block_is_refused(root, texts_only):
-    edit(root / "README.md", "## Results", "<!-- report:other --><!-- /report:other -->")
-    with pytest.raises(CourseError, match=r"it has them for front, .*other"):
-        check(root)
-
-
-def test_a_marker_that_lost_its_line_break_is_named(root, texts_only):
-    edit(root / "results" / "README.md", "\n<!-- /report:lr -->", "<!-- /report:lr -->")
-    assert any("block lr" in fault for fault in check(root))
 
 
 def test_on_a_phone_the_narrow_figure_takes_its_place():
@@ -225,24 +195,6 @@ def only_runs(root, name, accuracies):
     for recorded in root.glob(f"results/{name}-cifar10-seed*"):
         shutil.rmtree(recorded)
     return [full_run(root, name, seed, accuracy) for seed, accuracy in accuracies.items()]
-
-
-def test_of_every_recipe_the_first_run_with_weights_is_shown_in_the_order_of_the_recipes(root):
-    folders = only_runs(root, "resnet18_layernorm", {0: 94.0, 1: 94.0})
-    folders += only_runs(root, "resnet18_batchnorm", {0: 94.0})
-    folders.append(full_run(root, "custom_resnet", 1, 94.0))
-    for folder in folders:
-        summary = json.loads((folder / "summary.json").read_text())
-        (folder / "summary.json").write_text(json.dumps(summary | {"weights": {"test_acc": 94.0}}))
-    found = load_results(root)
-    shown = [(run.recipe.name, run.config["seed"]) for run in found.with_weights]
-    assert shown == [("custom_resnet", 0), ("resnet18_batchnorm", 0), ("resnet18_layernorm", 0)]
-    made = pages(found)
-    names = [part.name for part in made["README.md"]["assignments"] if isinstance(part, Picture)]
-    kinds = ("curves", "lr", "misclassified", "gradcam")
-    assert names == [f"{name}_{kind}" for name, _ in shown for kind in kinds]
-    texts = texts_of(made["README.md"]["assignments"])
-    assert texts.count("<summary>Training log: ") == texts.count("EPOCH: 24\n") == 3  # one seed each, whole
 
 
 @pytest.mark.skipif(not PUBLISHED, reason="no published recipe is left")
@@ -336,16 +288,13 @@ def test_what_is_not_the_complete_cifar10_is_not_recorded(finished, tmp_path):
 def test_recorded_weights_give_the_recorded_accuracy_and_galleries(finished, tmp_path, monkeypatch):
     run, data = finished
     monkeypatch.setattr(results, "CIFAR10_FINGERPRINT", data.fingerprint)
-    with pytest.raises(CourseError, match="batch_size=64"):
-        record(run.folder, data, root=tmp_path)
     monkeypatch.setitem(RECIPES, "custom_resnet", SMALL)
     with pytest.raises(CourseError, match="epochs=3"):
         record(run.folder, data, root=tmp_path)
     monkeypatch.setitem(RECIPES, "custom_resnet", with_epochs(SMALL, 3))
-    folder = record(run.folder, data, root=tmp_path)
-    assert folder == tmp_path / "results" / run.folder.name
     copy = Path(shutil.copytree(run.folder, tmp_path / "again (1)"))
-    assert record(copy, data, root=tmp_path) == folder  # whatever its folder is called
+    folder = record(copy, data, root=tmp_path)
+    assert folder == tmp_path / "results" / run.folder.name  # whatever its folder is called
     recorded = load_run(folder)
     assert (folder / "best.pt").stat().st_size < 0.55 * (run.folder / "best.pt").stat().st_size
     predictions = predict_test(recorded, load_model(recorded), data)
@@ -354,29 +303,15 @@ def test_recorded_weights_give_the_recorded_accuracy_and_galleries(finished, tmp
     assert recorded.summary["reported"] == run.summary["reported"]
     wrong = json.loads((folder / "gallery.json").read_text())["misclassified"]
     assert set(wrong) <= set(np.flatnonzero(predictions.actual != predictions.predicted).tolist())
-
-    (tmp_path / "results" / ".ipynb_checkpoints").mkdir()  # JupyterLab leaves it
     assert load_results(tmp_path).with_weights[0].folder == folder
     with pytest.raises(CourseError, match="recorded already"):
         record(folder, root=tmp_path)
-
-    again = record(Path(shutil.copytree(folder, tmp_path / "again" / folder.name)), root=tmp_path / "other")
-    assert "weights" not in load_run(again).summary and not (again / "best.pt").exists()
-
-    damaged = tmp_path / "damaged" / run.folder.name
-    shutil.copytree(run.folder, damaged)
-    (damaged / "best.pt").write_bytes(b"no checkpoint")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(CourseError, match=r"best\.pt is damaged"):
-        record(damaged, data, root=tmp_path)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
     content = bytearray((folder / "best.pt").read_bytes())
     content[len(content) // 2] ^= 1
     (folder / "best.pt").write_bytes(content)
     with pytest.raises(CourseError, match="is not the file that"):
         load_model(recorded)
-
     record(run.folder, root=tmp_path)  # without weights: none of another record stay beside it
     assert {path.name for path in folder.iterdir()} == set(FILES) - {"gallery.json", "lr_find.json"}
 

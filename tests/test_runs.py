@@ -1,10 +1,14 @@
-"""A run folder, written and read again: tables, seeds, provenance."""
+"""A run folder, written, damaged and read again: tables, seeds, provenance."""
 
+import json
+import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from helpers.assignment.checklist import gallery_checklist
 from helpers.plumbing import run_files
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.resume import checked_seed, seed_everything
@@ -31,13 +35,50 @@ def test_a_file_of_a_run_that_is_named_for_its_folder_is_told_apart_from_damage(
         load_run(RECORDED / "summary.json")
 
 
-@pytest.mark.parametrize("seed", [0, 20231234567, np.int64(7), np.uint8(7), 2**63 - 1])
+def places(value, where=()):
+    """The place of every value inside a nested one, as keys and indices; of a list's first two alone."""
+    if isinstance(value, list):
+        value = dict(enumerate(value[:2]))
+    for key, part in value.items() if isinstance(value, dict) else ():
+        yield (*where, key)
+        yield from places(part, (*where, key))
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json", "gallery.json"])
+def test_whatever_stands_in_the_files_of_a_run_is_read_or_refused_in_a_sentence(name, tmp_path):
+    run = Path(shutil.copytree(RECORDED, tmp_path / RECORDED.name))
+    text = (run / name).read_text()
+    texts = ["", "null", "[]", "{}", text[: len(text) // 2]]
+    for *where, last in places(json.loads(text)):
+        for odd in (None, -1, "x", [], 1e308):
+            changed = json.loads(text)
+            inside = changed
+            for key in where:
+                inside = inside[key]
+            inside[last] = odd
+            texts.append(json.dumps(changed))
+    for content in texts:
+        (run / name).write_text(content)
+        try:
+            gallery_checklist(load_run(run))
+        except CourseError as error:
+            assert str(error).endswith(".") and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("name", ["history.csv", "steps.csv"])
+@pytest.mark.parametrize("old_new", [(",", ""), ("\n2,", "\n3,"), ("\n1,0", "\n1,x"), ("lr", "rate")])
+def test_a_damaged_table_is_named(name, old_new, tmp_path):
+    run = Path(shutil.copytree(RECORDED, tmp_path / RECORDED.name))
+    (run / name).write_text((run / name).read_text().replace(*old_new, 1))
+    with pytest.raises(CourseError, match="is damaged"):
+        load_run(run)
+
+
+@pytest.mark.parametrize("seed", [0, 20231234567, np.int64(7), 2**63 - 1])
 def test_seeds_of_every_size_seed_everything(seed):
-    number = checked_seed(seed)
-    assert type(number) is int and number == seed
     draws = []
     for _ in range(2):
-        seed_everything(number)
+        seed_everything(checked_seed(seed))
         draws.append(np.random.random())
     assert draws[0] == draws[1]
 

@@ -99,14 +99,6 @@ def test_what_only_speaks_of_solutions_stays(tmp_path, kind, source):
     assert text(json.loads(path.read_text())["cells"][0]) == source
 
 
-def test_a_tag_marks_no_solution(tmp_path):
-    folder = write_notebook(tmp_path / "in", ("code", "a = 1"))
-    path = folder / "07_shapes.ipynb"
-    path.write_text(path.read_text().replace('"metadata": {}', '"metadata": {"tags": ["Solution"]}', 1))
-    with pytest.raises(CourseError, match="is marked by a tag"):
-        make_student_copies(tmp_path / "out", folder)
-
-
 def test_sources_are_never_overwritten_and_bad_ones_are_told(tmp_path):
     folder = write_notebook(tmp_path / "in", ("code", "# SOLUTION\n1\n# END"))
     before = (folder / "07_shapes.ipynb").read_bytes()

@@ -29,22 +29,9 @@ def test_fewer_pictures_are_the_first_of_more():
         assert np.array_equal(fewer, images[:count]) and np.array_equal(fewer_labels, labels[:count])
 
 
-def test_order_is_shuffled():
-    _, labels = draw(100, seed=0)
-    assert len({tuple(ten) for ten in labels.reshape(10, 10)}) > 5
-
-
 def test_no_picture_twice_within_or_across_seeds():
     images = np.concatenate([draw(200, seed)[0] for seed in (0, 1)])
     assert len(np.unique(images.reshape(len(images), -1), axis=0)) == len(images)
-
-
-def test_pictures_of_a_class_vary_in_colour_and_place():
-    images, labels = draw(400, seed=6)
-    for label in range(10):
-        of_class = images[labels == label].astype(float)
-        assert of_class.mean(axis=(1, 2)).std(axis=0).min() > 20  # grey levels, each colour channel
-        assert of_class.std(axis=0).min() > 20  # every pixel takes many values
 
 
 def test_no_class_is_another_one_mirrored():

@@ -39,18 +39,6 @@ def test_what_the_site_is_made_with_is_there():
         assert all(f"for-{kind}" in text for kind in ("light", "dark", "wide", "phone"))
 
 
-def test_the_picture_of_the_layers_names_what_is_there():
-    text = (REPOSITORY / "ARCHITECTURE.md").read_text()
-    picture = re.search(r"```text\n(.*?)```", text, re.S)[1]
-    course = {name for line in picture.splitlines() if "→" in line or "lr_finder" in line for name in
-              re.findall(r"[a-z_]{4,}", line)}  # fmt: skip
-    assert len(course) >= 12 and all((REPOSITORY / "helpers" / f"{name}.py").exists() for name in course)
-    for layer in re.findall(r"─ ([a-z]+)/ ─", picture):
-        assert (REPOSITORY / ("" if layer == "helpers" else "helpers") / layer).is_dir()
-    for name in re.findall(r"\b([a-z]{4,}) ·", picture.split("authoring/")[1]):
-        assert (REPOSITORY / "helpers" / "authoring" / f"{name}.py").exists()
-
-
 def test_front_page_is_short():
     """At most 900 words of prose: without tables, code, logs, addresses and what the report writes."""
     text = (REPOSITORY / "README.md").read_text()
@@ -64,14 +52,6 @@ def test_citation_and_changelog_are_of_this_version():
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # what the format requires
     assert citation["version"] == __version__ and citation["repository-code"] == f"https://github.com/{GITHUB}"
     assert re.search(r"^## (\S+?),? ", (REPOSITORY / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[1] == __version__
-
-
-def test_issue_chooser_leads_to_pages_of_this_repository():
-    chooser = yaml.safe_load((REPOSITORY / ".github/ISSUE_TEMPLATE/config.yml").read_text())
-    for link in chooser["contact_links"]:
-        assert link.keys() == {"name", "url", "about"}
-        page = link["url"].removeprefix(f"https://github.com/{GITHUB}/blob/main/")
-        assert (REPOSITORY / page).exists()
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
