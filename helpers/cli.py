@@ -14,7 +14,7 @@ from helpers.plumbing import distributed
 from helpers.plumbing.errors import CourseError
 
 GROUPS = [assignment]
-if Path(__file__).with_name("authoring").is_dir():  # the students' edition is without it
+if not settings.INSTALLED and Path(__file__).with_name("authoring").is_dir():  # the students' edition is without it
     from helpers.authoring import commands as authoring
 
     GROUPS.append(authoring)

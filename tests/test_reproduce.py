@@ -1,5 +1,8 @@
+import pytest
+
 from helpers.authoring import reproduce
 from helpers.data import CIFAR10_FINGERPRINT
+from helpers.plumbing.errors import CourseError
 from helpers.recipes import RECIPES
 
 
@@ -13,9 +16,12 @@ def test_every_recipe_and_seed_is_trained_and_recorded_ours_once_with_weights(mo
     run.folder = property(lambda self: None)
     monkeypatch.setattr(reproduce, "record", lambda folder, data=None: done["recorded"].append(bool(data)))
     monkeypatch.setattr(reproduce, "report", lambda data: done["reported"].append(data) or [])
-    for fingerprint in (CIFAR10_FINGERPRINT, "of other images"):
-        reproduce.reproduce(type("Data", (), {"fingerprint": fingerprint, "name": "x"}), tmp_path)
+    data = type("Data", (), {"fingerprint": "of other images", "name": "x"})
+    with pytest.raises(CourseError, match="x is not of the complete CIFAR-10"):
+        reproduce.reproduce(data, tmp_path)
+    data.fingerprint = CIFAR10_FINGERPRINT
+    reproduce.reproduce(data, tmp_path)
     plan = [(recipe.name, seed) for recipe in RECIPES.values() for seed in recipe.about.seeds]
-    assert done["trained"] == 2 * plan and done["found"] == 2 * ["custom_resnet"] and len(done["reported"]) == 1
+    assert done["trained"] == plan and done["found"] == ["custom_resnet"] and done["reported"] == [data]
     ours = {(name, RECIPES[name].about.seeds[0]) for name in RECIPES if not RECIPES[name].published}
     assert done["recorded"] == [False, *(step in ours for step in plan)]

@@ -20,7 +20,11 @@ def write_notebook(folder, *cells, name="07_shapes.ipynb"):
     folder.mkdir(exist_ok=True)
     cells = [
         {"cell_type": kind, "id": f"shapes-{k}", "metadata": {}, "source": source}
-        | ({"execution_count": k, "outputs": [{"output_type": "stream", "text": "1"}]} if kind == "code" else {})
+        | (
+            {"execution_count": k, "outputs": [{"output_type": "stream", "name": "stdout", "text": "1"}]}
+            if kind == "code"
+            else {}
+        )
         for k, (kind, source) in enumerate(cells, start=1)
     ]
     (folder / name).write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
@@ -48,7 +52,7 @@ def test_copies_are_the_notebooks_without_solutions_and_outputs(tmp_path):
 
 @pytest.mark.parametrize("as_text", [False, True])
 def test_solutions_of_every_form_go(tmp_path, as_text):
-    source = "if 1:\n    a = ...\n    # SOLUTION\n    a = 1\n    # END\n#solution: a 2nd\na = 2\n# END of it\ncheck(a)"
+    source = "if 1:\n    a = ...\n    # SOLUTION\n    a = 1\n    # END\n#SOLUTION: a 2nd\na = 2\n# END of it\ncheck(a)"
     reasons = "Why?\n\n<!-- SOLUTION -->\nBecause.\n<!-- END -->"
     cells = [("code", source), ("markdown", reasons), ("raw", "# a word")]
     if not as_text:
@@ -62,16 +66,13 @@ def test_solutions_of_every_form_go(tmp_path, as_text):
 @pytest.mark.parametrize(
     ("kind", "source", "problem"),
     [
-        ("code", "a = ...\n# SOLUTION\na = 1", "a solution has no end"),
-        ("code", "# Solution\na = 1", "a solution has no end"),
+        ("code", "a = ...\n# SOLUTION\na = 1", "'# SOLUTION' looks like a mark"),
         ("code", "a = 1\n# END", "'# END' looks like a mark"),
-        ("code", "# SOLUTION\na = 1\n# SOLUTION\n# END", "'# SOLUTION' looks like a mark"),
         ("code", "# Begin Solution\na = 1\n# End Solution", "'# Begin Solution' looks like a mark"),
         ("code", "### BEGIN SOLUTION\na = 1\n### END SOLUTION", "'### BEGIN SOLUTION' looks like a mark"),
         ("code", "x = 1  # SOLUTION", "'x = 1  # SOLUTION' looks like a mark"),
         ("code", "# SOLUTIONS\nx = 1", "'# SOLUTIONS' looks like a mark"),
         ("code", "<!-- solution -->\nx\n<!-- end -->", "'<!-- solution -->' looks like a mark"),
-        ("markdown", "Why?\n\n# SOLUTION\nBecause.\n# END", "'# SOLUTION' looks like a mark"),
         ("markdown", "## Solution\nBecause.", "'## Solution' looks like a mark"),
         ("markdown", "Why? <!-- SOLUTION -->So.<!-- END -->", "'Why? <!-- SOLUTION -->So.<!-- END -->' looks"),
         ("raw", "# SOLUTION\nBecause.", "'# SOLUTION' looks like a mark"),
@@ -99,7 +100,7 @@ def test_what_only_speaks_of_solutions_stays(tmp_path, kind, source):
     assert text(json.loads(path.read_text())["cells"][0]) == source
 
 
-def test_sources_are_never_overwritten_and_bad_ones_are_told(tmp_path):
+def test_sources_are_never_overwritten(tmp_path):
     folder = write_notebook(tmp_path / "in", ("code", "# SOLUTION\n1\n# END"))
     before = (folder / "07_shapes.ipynb").read_bytes()
     (tmp_path / "link").symlink_to(folder)
@@ -107,13 +108,6 @@ def test_sources_are_never_overwritten_and_bad_ones_are_told(tmp_path):
         with pytest.raises(CourseError, match="with their solutions: choose another folder"):
             make_student_copies(out, folder)
     assert (folder / "07_shapes.ipynb").read_bytes() == before
-    with pytest.raises(CourseError, match="There are no notebooks in"):
-        make_student_copies(tmp_path / "out", tmp_path / "nothing")
-    for damaged in ("{", "[]", '{"cells": [{}]}', '{"cells": [{"cell_type": "code", "source": 1}]}'):
-        (folder / "08_damaged.ipynb").write_text(damaged)
-        with pytest.raises(CourseError, match=r"08_damaged.ipynb cannot be read as a notebook .*: fix or remove it"):
-            make_student_copies(tmp_path / "out", folder)
-    assert not (tmp_path / "out").exists()
 
 
 def test_edition_is_a_repository_of_its_own(tmp_path):
@@ -161,7 +155,6 @@ def test_the_edition_trains_and_hands_in(tmp_path):
     ("words", "sentence"),
     [
         (["--repo", "anna"], "cannot be a repository on GitHub"),
-        (["--repo", "a/b/c"], "cannot be a repository on GitHub"),
         (["--out", "."], "holds the course with its solutions"),
         (["--out", ".."], "holds the course with its solutions"),
         (["--out", "notebooks"], "holds the notebooks with their solutions"),

@@ -1,7 +1,6 @@
 """The commands for authors of the course: benchmark, results, notebooks, renaming."""
 
 import argparse
-from collections.abc import Callable
 
 from helpers import GITHUB, settings
 from helpers.plumbing.errors import CourseError
@@ -11,23 +10,18 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     bench = commands.add_parser("bench", help="measure the speed of this machine, side by side with plain loops")
     bench.add_argument("--quick", action="store_true", help="fewer rounds: about 2 minutes on 2 cores with bfloat16")
     bench.add_argument("--out", default="bench.json", metavar="FILE", help="JSON file to write (default: %(default)s)")
-    report = commands.add_parser(
-        "report",
-        help="bring the pages and their figures up to date with results/",
-        description="Make what README.md, results/ and docs/ show of the recorded runs: tables, logs, figures.",
-    )
+    report = commands.add_parser("report", help="bring the pages and their figures up to date with results/")
     report.add_argument("--check", action="store_true", help="write nothing, fail if anything does not match")
     report.add_argument("--data", metavar="D", help="the complete CIFAR-10, for figures that show images")
     record = commands.add_parser("record", help="copy finished runs into results/, as text")
     record.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run or of a range test")
     record.add_argument("--weights", action="store_true", help="record the weights too, in half precision")
-    record.add_argument("--data", default=settings.data_source(), metavar="D", help="to measure the weights with")
     reproduce = commands.add_parser("reproduce", help="train every recipe at full length, then report; resumable")
-    reproduce.add_argument("--data", default=settings.data_source(), metavar="D", help="(default: %(default)s)")
     reproduce.add_argument("--runs", metavar="DIR", help="where run folders are made (default: runs)")
     render = commands.add_parser("render", help="execute notebooks again from the recorded runs, without training")
     render.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
-    render.add_argument("--data", default=settings.data_source(), metavar="D", help="(default: %(default)s)")
+    for command in (record, reproduce, render):
+        command.add_argument("--data", default=settings.data_source(), metavar="D", help="(default: %(default)s)")
     students = commands.add_parser(
         "students",
         help="write the students' edition: a repository of its own, without solutions and recorded runs",
@@ -63,16 +57,14 @@ def run_report(options: argparse.Namespace) -> int:
     from helpers.authoring import report
     from helpers.data import load_data
 
-    if not options.check:
-        written = report.report(load_data(options.data) if options.data else None)
-        names = ", ".join(str(path.relative_to(settings.REPOSITORY)) for path in written)
-        print("Written or removed:", names or "nothing, all is up to date")
-        return 0
-    faults = report.check()
-    print("\n".join(faults) or "Pages and images/ match results/.")
-    if faults:
-        print("`python -m helpers report` brings them up to date.")
-    return 1 if faults else 0
+    if options.check:
+        faults = report.check()
+        print("\n".join(faults) or "Pages and images/ match results/.")
+        return 1 if faults else 0
+    written = report.report(load_data(options.data) if options.data else None)
+    names = ", ".join(str(path.relative_to(settings.REPOSITORY)) for path in written)
+    print("Written or removed:", names or "nothing, all is up to date")
+    return 0
 
 
 def run_record(options: argparse.Namespace) -> None:
@@ -107,9 +99,7 @@ def run_rename(options: argparse.Namespace) -> None:
     from helpers.authoring.renaming import rename
 
     changed = rename(options.name, title=options.title, holder=options.holder)
-    for path, count in changed:
-        print(f"{path}: {count}")
-    print("Renamed." if changed else "Nothing to change: all of it is so already.")
+    print("Changed:", ", ".join(map(str, changed)) or "nothing, all of it is so already")
 
 
 def run_students(options: argparse.Namespace) -> None:
@@ -119,24 +109,12 @@ def run_students(options: argparse.Namespace) -> None:
     print(f"Written: {options.out}. Its badges and first cells lead to {options.repo}, on GitHub: push it there.")
 
 
-def _in_the_repository(command: Callable) -> Callable:
-    def checked(options: argparse.Namespace) -> int | None:
-        if settings.INSTALLED:
-            raise CourseError(
-                f"`{options.command}` works on the files of the course's repository, and this package is installed "
-                f"without them: clone https://github.com/{GITHUB} and run it there."
-            )
-        return command(options)
-
-    return checked
-
-
 COMMANDS = {
     "bench": run_bench,
     "render": run_render,
-    "report": _in_the_repository(run_report),
-    "record": _in_the_repository(run_record),
-    "reproduce": _in_the_repository(run_reproduce),
-    "students": _in_the_repository(run_students),
-    "rename": _in_the_repository(run_rename),
+    "report": run_report,
+    "record": run_record,
+    "reproduce": run_reproduce,
+    "students": run_students,
+    "rename": run_rename,
 }

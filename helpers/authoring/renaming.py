@@ -19,12 +19,12 @@ ADDRESS = re.compile(r"^(https?://)?(www\.)?github\.com/|(?<!^)(\.git)?/?$")
 
 def rename(
     new: str, folder: Path = REPOSITORY, old: str = GITHUB, title: str | None = None, holder: str | None = None
-) -> list[tuple[Path, int]]:
+) -> list[Path]:
     """Replace the name `old`, OWNER/REPO, by `new`, which may be pasted as the repository's address on GitHub.
 
     `title`: of the course. `holder`: who is cited, and holds the rights to what is added; the template's own notice
-    stays in LICENSE, as its licence wants. Returns the files that changed, each with the number of replacements.
-    Raises CourseError for a name that GitHub would not allow and for a text that is no line, and changes nothing then.
+    stays in LICENSE, as its licence wants. Returns the files that changed. Raises CourseError for a name that GitHub
+    would not allow and for a text that is no line, and changes nothing then.
     """
     new = ADDRESS.sub("", new)
     if not NAME.fullmatch(new):
@@ -48,19 +48,14 @@ def rename(
         notice = f"Copyright (c) {year[0] if year else ''} {holder}\n\n"
         changes.append(("CITATION.cff", r"(?<=- name: ).*", json.dumps(holder)))
         changes.append(("LICENSE", rf"(?<=\n)\n(?=Permission)(?<!{re.escape(holder)}\n\n)", notice))
-    changed, texts = [], {}
+    changed = []
     for path in (path for pattern in FILES for path in sorted(folder.glob(pattern))):
-        try:
-            texts[path] = path.read_bytes().decode()
-        except ValueError as error:
-            raise CourseError(f"{path} is not UTF-8: save it so, then nothing was changed yet.") from error
-    for path, text in texts.items():
-        total = 0
-        for name, pattern, put in changes:
-            if name in (None, path.relative_to(folder).as_posix()) and put not in re.findall(pattern, text):
-                text, count = re.subn(pattern, lambda _, put=put: put, text)
-                total += count
-        if text.encode() != path.read_bytes():
+        name, old_text = path.relative_to(folder), path.read_bytes().decode()
+        text = old_text
+        for place, pattern, put in changes:
+            if place in (None, name.as_posix()) and put not in re.findall(pattern, text):
+                text = re.sub(pattern, lambda _, put=put: put, text)
+        if text != old_text:
             write_atomically(path, lambda file, text=text: file.write(text.encode()))
-            changed.append((path.relative_to(folder), total))
+            changed.append(name)
     return changed

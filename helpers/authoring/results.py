@@ -12,7 +12,7 @@ from helpers.data import CIFAR10_FINGERPRINT, Data
 from helpers.figures import galleries
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import file_digest, in_half_precision, make_folder, save_checkpoint, write_text
-from helpers.plumbing.run_files import compared, differences, write_summary
+from helpers.plumbing.run_files import compared, write_summary
 from helpers.recipes import RECIPES, Recipe, as_dict
 from helpers.runs import RangeTest, Run, load_lr, load_model, load_run, swept_values
 from helpers.settings import REPOSITORY
@@ -37,20 +37,14 @@ class Results:
 
 
 def load_results(root: Path = REPOSITORY) -> Results:
-    """Read `results/`. Raises CourseError for a record that is damaged or no result, see `_check_result`."""
+    """Read `results/`. Raises CourseError for a record that is damaged or no result, see `_checked`."""
     by_recipe, range_tests = {name: [] for name in RECIPES}, {}
     for folder in sorted(path for path in (root / "results").glob("[!._]*") if path.is_dir()):
-        if folder.name.endswith("-lr-find"):
-            test = load_lr(folder / "lr_find.json")
-            _check_range_test(test, folder)
-            name = test.settings["recipe"]["name"]
-            if name in range_tests:
-                raise CourseError(f"results/ holds two range tests of {name}: take one out, perhaps {folder.name}.")
-            range_tests[name] = test
+        result = _checked(folder)
+        if isinstance(result, Run):
+            by_recipe[result.recipe.name].append(result)
         else:
-            run = load_run(folder)
-            _check_result(run)
-            by_recipe[run.recipe.name].append(run)
+            range_tests[result.settings["recipe"]["name"]] = result
     for runs in by_recipe.values():
         runs.sort(key=lambda run: run.config["seed"])
     tables = (root / "results" / f"{name}.csv" for name in ("lost_classes", "lost_classes_epoch"))
@@ -71,29 +65,24 @@ def check_data(fingerprint: str, source: object) -> None:
         raise CourseError(f"{source} is not of the complete CIFAR-10, as results have to be.")
 
 
-def _check_result(run: Run) -> None:
-    """Raises CourseError unless the run is finished, of today's recipe, on full CIFAR-10."""
-    run.check_finished()
-    check_data(run.config["data"]["fingerprint"], run.folder)
-    if run.recipe != RECIPES.get(run.recipe.name):
-        _refuse_other_recipe(run.folder, differences(run.recipe))
-
-
-def _check_range_test(test: RangeTest, folder: Path) -> None:
-    check_data(test.settings["data"]["fingerprint"], folder)
-    swept = swept_values(test.settings["recipe"])
-    own = RECIPES.get(swept.get("name"))
-    changes = compared(swept, swept_values(as_dict(own))) if own else []
-    if own is None or changes:
-        _refuse_other_recipe(folder, changes)
-
-
-def _refuse_other_recipe(folder: Path, changes: list[str]) -> None:
-    changed = "; ".join(changes) or "none of its name"
-    raise CourseError(
-        f"{folder} is of another recipe than helpers/recipes.py has today ({changed}): train it again, or take it out "
-        "of results/."
-    )
+def _checked(folder: Path) -> Run | RangeTest:
+    """Read a folder's result. Raises CourseError unless it is finished, of today's recipe, on the complete CIFAR-10."""
+    if (folder / "lr_find.json").exists():
+        result = load_lr(folder / "lr_find.json")
+        settings, kept = result.settings, swept_values
+    else:
+        result = load_run(folder)
+        result.check_finished()
+        settings, kept = result.config | {"recipe": as_dict(result.recipe)}, dict
+    check_data(settings["data"]["fingerprint"], folder)
+    own = RECIPES.get(settings["recipe"]["name"])
+    changes = compared(kept(settings["recipe"]), kept(as_dict(own))) if own else ["none of its name"]
+    if changes:
+        raise CourseError(
+            f"{folder} is of another recipe than helpers/recipes.py has today ({'; '.join(changes)}): train it again, "
+            "or take it out of results/."
+        )
+    return result
 
 
 def demanded_accuracy(recipe: Recipe) -> float | None:
@@ -108,19 +97,13 @@ def record(folder: Path, data: Data | None = None, root: Path = REPOSITORY) -> P
 
     With `data`, the complete CIFAR-10, its weights too, in half precision, with the digest of their file and the
     accuracy measured from it in `summary.json`, and the galleries that they give in `gallery.json`. What an earlier
-    record of the same name held is gone. Raises CourseError if it is no result, see `_check_result`.
+    record of the same name held is gone. Raises CourseError if it is no result, see `_checked`.
     """
-    run = None
-    if (folder / "lr_find.json").exists():
-        test = load_lr(folder / "lr_find.json")
-        _check_range_test(test, folder)
-        config, end = test.settings, "-lr-find"
-    else:
-        run = load_run(folder)
-        _check_result(run)
-        if data:
-            check_data(data.fingerprint, data.name)
-        config, end = run.config, ""
+    result = _checked(folder)
+    if data:
+        check_data(data.fingerprint, data.name)
+    run = result if isinstance(result, Run) else None
+    config, end = (run.config, "") if run else (result.settings, "-lr-find")
     name, data_name = config["recipe"]["name"], config["data"].get("name", "cifar10")
     target = root / "results" / f"{name}-{data_name}-seed{config['seed']}{end}"
     if folder.resolve().parent == target.parent.resolve():

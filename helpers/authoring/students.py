@@ -4,10 +4,11 @@ In a code cell a solution stands between the lines `# SOLUTION` and `# END`, in 
 `<!-- SOLUTION -->` and `<!-- END -->`. What precedes it, `answer = ...` for instance, stays for the student.
 """
 
-import json
 import re
 import shutil
 from pathlib import Path
+
+import nbformat
 
 from helpers import GITHUB
 from helpers.authoring.renaming import rename
@@ -16,12 +17,9 @@ from helpers.plumbing.files import make_folder, write_text
 from helpers.settings import REPOSITORY
 
 NOTEBOOKS = REPOSITORY / "notebooks"
-# Marks, however "solution" is written; and what someone may take for one: a comment, in Markdown also a heading.
-MARKS = {"code": r"\s*#+\s*((?i:solution)|END)\b", "markdown": r"\s*<!--\s*((?i:solution)|END)\b"}
-SUSPECT = {
-    "code": r".*(#|<!--).*\b(?i:solution)|\s*<!--\s*END\b",
-    "markdown": r".*<!--.*\b(?i:solution)|\s*#+\W*(?i:begin\W+)?(?i:solutions?)\b|\s*#+\s*END\s*$",
-}
+SOLUTION = re.compile(r"(?ms)^[ \t]*(?:#|<!--) *SOLUTION\b.*?^[ \t]*(?:#|<!--) *END\b[^\n]*\n?")
+# What looks like a mark and is left: without its pair, or written in another way.
+LEFT = re.compile(r"(?m)^.*\bSOLUTION.*|^.*(?:#|<!--)\W*(?i:(?:begin\W+)?solutions?\b).*|^[ \t]*(?:#|<!--) *END\b.*")
 # What the edition is without: tests know the answers, results/ and images/ are of our runs.
 LEFT_OUT = shutil.ignore_patterns("authoring", "__pycache__")
 FILES = ("pyproject.toml", "requirements.txt", "LICENSE", ".gitignore")
@@ -61,43 +59,24 @@ def make_edition(out: Path, repository: str, root: Path = REPOSITORY) -> None:
 def make_student_copies(out: Path, notebooks: Path = NOTEBOOKS) -> list[Path]:
     """Write a copy of each notebook without solutions and outputs into `out`; return their paths.
 
-    Raises CourseError, before anything is written, for wrong marks, unreadable notebooks, and `out` inside `notebooks`.
+    Raises CourseError, before anything is written, for marks without their pair, and for `out` inside `notebooks`.
     """
     if out.resolve().is_relative_to(notebooks.resolve()):
         raise CourseError(f"{out} holds the notebooks with their solutions: choose another folder with --out.")
     copies = {}
     for path in sorted(notebooks.glob("*.ipynb")):
-        try:
-            notebook = json.loads(path.read_text(encoding="utf-8"))
-            for cell in notebook["cells"]:
-                _remove_solutions(cell, f"{path.name}, cell {cell.get('id', '?')}")
-        except (AttributeError, OSError, ValueError, KeyError, TypeError) as error:
-            raise CourseError(f"{path} cannot be read as a notebook ({error!r}): fix or remove it.") from error
-        copies[out / path.name] = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-    if not copies:
-        raise CourseError(f"There are no notebooks in {notebooks}.")
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            cell.source = SOLUTION.sub("", cell.source).rstrip("\n")
+            if left := LEFT.search(cell.source):
+                raise CourseError(
+                    f"{path.name}, cell {cell.id}: {left[0].strip()!r} looks like a mark of a solution and is none; "
+                    "one stands between lines # SOLUTION and # END, in Markdown <!-- SOLUTION --> and <!-- END -->."
+                )
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        copies[out / path.name] = notebook
     make_folder(out)
-    for path, text in copies.items():
-        write_text(path, text)
+    for path, notebook in copies.items():
+        nbformat.write(notebook, path)
     return list(copies)
-
-
-def _remove_solutions(cell: dict, where: str) -> None:
-    """Raises CourseError for marks that do not come in pairs, and for what only looks like one."""
-    kept, inside, kind = [], False, cell["cell_type"]
-    for line in "".join(cell["source"]).splitlines(keepends=True):  # a list of lines, or one text
-        mark = re.match(MARKS[kind], line) if kind in MARKS else None
-        if mark and (mark[1] == "END") == inside:
-            inside = not inside
-        elif mark or (not inside and re.match(SUSPECT.get(kind, "|".join(SUSPECT.values())), line)):
-            raise CourseError(
-                f"{where}: {line.strip()!r} looks like a mark of a solution and is none here; a solution stands "
-                "between lines # SOLUTION and # END, in Markdown <!-- SOLUTION --> and <!-- END -->."
-            )
-        elif not inside:
-            kept.append(line)
-    if inside or "solution" in json.dumps(cell.get("metadata", {})).lower():
-        raise CourseError(f"{where}: a solution has no end, or is marked by a tag; write a line END after it.")
-    cell["source"] = "".join(kept).rstrip("\n").splitlines(keepends=True)
-    if kind == "code":
-        cell |= {"outputs": [], "execution_count": None}
