@@ -4,6 +4,8 @@ import signal
 import sys
 import time
 
+os.environ.setdefault("MPLBACKEND", "agg")  # figures go into files only: a command needs no screen
+
 from helpers.plumbing.distributed import WORLD_SIZE
 from helpers.plumbing.errors import CourseError
 

@@ -40,14 +40,14 @@ def build_parser() -> argparse.ArgumentParser:
             help="cifar10, cifar100, fashionmnist or svhn (downloaded), synthetic (drawn, no network), or a folder "
             "with train/<class>/* and test/<class>/* (or val/) images (default: %(default)s)")  # fmt: skip
         add("--runs", metavar="DIR", help="where run folders are made (default: runs, or runs/fast with --fast)")
-        add("--seed", default="0", metavar="N", help="of all randomness (default: 0)")
-        add("--limit", metavar="N", help="use only N training images, and N test images at most")
+        add("--seed", type=int, default=0, metavar="N", help="of all randomness (default: 0)")
+        add("--limit", type=int, metavar="N", help="use only N training images, and N test images at most")
         add("--fast", action="store_true", default=settings.fast(),
             help="a narrow network on little data, to see that everything works; no result")  # fmt: skip
         add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
             help="change values of the recipe, for instance lr_max=0.2")  # fmt: skip
-    lr_find.add_argument("--steps", metavar="N", help="points of the sweep (default: 100, or 40 with --fast)")
-    train.add_argument("--epochs", metavar="N", help="train N epochs, the schedule stretched or squeezed to them")
+    lr_find.add_argument("--steps", type=int, metavar="N", help="points of the sweep (default: 100, or 40 with --fast)")
+    train.add_argument("--epochs", type=int, metavar="N", help="train N epochs, the schedule stretched to them")
     gallery = commands.add_parser(
         "gallery",
         help="show what a finished run got right and wrong, with GradCAM",
@@ -58,10 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("run", metavar="RUN", help="a run folder, or its name among the runs")
     add("--runs", metavar="DIR", help="where run folders are (default: runs, or runs/fast with COURSE_FAST)")
     add("--data", metavar="D", help="the data of the run (default: COURSE_DATA, or the collection of the run's name)")
-    add("--count", metavar="N", help="how many images of each kind (default: 20, for BatchNorm 25)")
-    add("--order", help="first, confident or per-class (default: per-class for correct ones, confident for mistakes)")
-    add("--layer", help="the block to explain (default: the deepest with maps of at least 5x5)")
-    add("--method", default="gradcam", help="gradcam or gradcam++ (default: gradcam)")
+    add("--count", type=int, metavar="N", help="how many images of each kind (default: 20, for BatchNorm 25)")
     for group in GROUPS:
         group.add_parsers(commands)
     return parser
@@ -85,16 +82,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 141  # 128 + SIGPIPE, which Windows lacks
 
 
-def _whole_number(text: str | None, option: str, least: int = 1, most: int = 2**32 - 1) -> int | None:
-    """The option as a whole number; argparse's own message would be less helpful."""
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
-        bounds = f"of {least} or more" if most >= 2**32 - 1 else f"from {least} to {most}"
-        raise CourseError(f"{option} has to be a whole number {bounds}, not {text[:20]}.")
-    return int(text)
-
-
 def parse_assignments(texts: list[str]) -> dict[str, object]:
     """`["lr_max=0.2", "loss=cross_entropy"]` as a dict; values are Python literals, or else words."""
     assignments = {}
@@ -110,51 +97,46 @@ def parse_assignments(texts: list[str]) -> dict[str, object]:
 
 
 def _prepare(options: argparse.Namespace) -> tuple:
-    """Return recipe, data, folder of the runs and seed of both commands. All words are checked before data is read."""
-    epochs = _whole_number(getattr(options, "epochs", None), "--epochs")
-    limit = _whole_number(options.limit, "--limit") or (recipes.FAST_LIMIT if options.fast else None)
-    seed = _whole_number(options.seed, "--seed", least=0, most=2**63 - 1)
+    """Return recipe, data and folder of the runs of both commands. The recipe is checked before data is read."""
     recipe = recipes.get_recipe(options.recipe, fast=options.fast)
-    if epochs:
-        recipe = recipes.with_epochs(recipe, epochs)
+    if getattr(options, "epochs", None) is not None:
+        recipe = recipes.with_epochs(recipe, options.epochs)
     recipe = recipes.changed(recipe, parse_assignments(options.set))
-    if options.runs == "":
-        raise CourseError("--runs has to name a folder.")
-    runs = settings.runs_folder(options.fast) if options.runs is None else settings.folder(options.runs)
+    runs = Path(options.runs).expanduser() if options.runs else settings.runs_folder(options.fast)
 
     from helpers.data import load_data
 
+    limit = recipes.FAST_LIMIT if options.fast and options.limit is None else options.limit
     data = load_data(options.data, limit=limit)
     images = len(data.train) - recipe.validation_images
     if (options.fast or options.command == "lr-find") and 0 < images < recipe.batch_size:  # noted as a change
         options.set = [*options.set, f"batch_size={images}"]  # in the command that lr-find prints for `train`, too
         recipe = recipes.changed(recipe, {"batch_size": images})
-    settings.draw_to_files()
-    return recipe, data, runs, seed
+    return recipe, data, runs
 
 
 def run_train(options: argparse.Namespace) -> None:
     with distributed.group(), distributed.muted():
-        recipe, data, folder, seed = _prepare(options)
+        recipe, data, folder = _prepare(options)
 
         from helpers.figures.plots import save_run_figures  # torch is only loaded once everything above is right
         from helpers.training import train
 
-        run = train(recipe, data, folder, seed=seed)
+        run = train(recipe, data, folder, seed=options.seed)
         figures = ", ".join(path.name for path in distributed.from_rank_zero(save_run_figures, run))
         print(f"Run folder: {run.folder} (with {figures})")
 
 
 def run_lr_find(options: argparse.Namespace) -> None:
-    steps = _whole_number(options.steps, "--steps", least=20, most=10_000)
-    recipe, data, folder, seed = _prepare(options)
+    recipe, data, folder = _prepare(options)
 
     from helpers import lr_finder
     from helpers.figures import drawing, plots
 
-    steps = steps or (lr_finder.FAST_STEPS if options.fast else lr_finder.STEPS)
-    result = lr_finder.find_lr(recipe, data, folder, seed=seed, steps=steps)
-    curve = lr_finder.lr_find_folder(folder, recipe, data, seed) / "lr_find.png"
+    default = lr_finder.FAST_STEPS if options.fast else lr_finder.STEPS
+    steps = default if options.steps is None else options.steps
+    result = lr_finder.find_lr(recipe, data, folder, seed=options.seed, steps=steps)
+    curve = lr_finder.lr_find_folder(folder, recipe, data, options.seed) / "lr_find.png"
     drawing.save(plots.plot_range_test(result), curve)
     print("\n".join((result.title, *result.notes)))
     print(f"LRMIN {result.lr_min:g}, LRMAX {result.lr_max:g} ({result.ended})")
@@ -171,30 +153,17 @@ def run_lr_find(options: argparse.Namespace) -> None:
 
 
 def run_gallery(options: argparse.Namespace) -> None:
-    count = _whole_number(options.count, "--count")
-    folder = settings.named_run(options.run, options.runs)
-
+    from helpers.data import NAMES, load_data
+    from helpers.figures import galleries
     from helpers.runs import load_model, load_run
 
-    run = load_run(folder)
-
-    from helpers.data import NAMES, load_data
-
+    run = load_run(settings.named_run(options.run, options.runs))
     model = load_model(run)
     given, name = options.data or settings.data_given(), run.config["data"]["name"]
     if not given and name not in NAMES:  # what the file says may be anywhere
         raise CourseError(f"{run.folder.name} was trained on a folder called {name}: name it with --data.")
-    data = load_data(given or name, limit=run.limit)
-    settings.draw_to_files()
-
-    from helpers.figures import galleries
-
-    choice = {"order": options.order, "layer": options.layer, "method": options.method}
-    made = galleries.save_gallery(run, data, model, count=count, **choice)
-    print(f"{run.title}: wrote {', '.join(path.name for path in made) or 'nothing'}")
-    if "misclassified.png" not in {path.name for path in made}:
-        print("No test image is misclassified, so there are no pictures of mistakes.")
-    print(f"Run folder: {folder}")
+    made = galleries.save_gallery(run, load_data(given or name, limit=run.limit), model, options.count)
+    print(f"{run.title}: wrote {', '.join(path.name for path in made)}\nRun folder: {run.folder}")
 
 
 COMMANDS = {

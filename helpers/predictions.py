@@ -74,22 +74,17 @@ def _named(data: dict) -> str:
     return f"{data['name']} ({data['train_images']:,} + {data['test_images']:,} images, {data['fingerprint']})"
 
 
-def check_choice(count: int, order: str | None) -> None:
-    """Raises CourseError for an unknown order or a bad count."""
-    if order not in (None, *ORDERS):
-        raise CourseError(f"There is no order {order!r}: choose one of {', '.join(ORDERS)}.")
-    if not (isinstance(count, int | np.integer) and 1 <= count <= MOST):
-        raise CourseError(f"count has to be a whole number from 1 to {MOST}, not {count}.")
-
-
 def select(predictions: Selection, *, correct: bool, count: int, order: str | None = None) -> Selection:
     """The first `count` correctly or wrongly classified images in an order of ORDERS, or as many as there are.
 
     Without an `order`, mistakes come most confident first, and correct images from each class in turn, as the most
     confident of them are often all of one class. If there are none of that kind, the others, as the title says.
-    Raises CourseError, see `check_choice`.
+    Raises CourseError for an unknown order or a bad count.
     """
-    check_choice(count, order)
+    if order not in (None, *ORDERS):
+        raise CourseError(f"There is no order {order!r}: choose one of {', '.join(ORDERS)}.")
+    if not (isinstance(count, int | np.integer) and 1 <= count <= MOST):
+        raise CourseError(f"count has to be a whole number from 1 to {MOST}, not {count}.")
     order = order or ("per-class" if correct else "confident")
     right = predictions.actual == predictions.predicted
     missing = "" if (right == correct).any() else KINDS[correct]

@@ -150,7 +150,7 @@ class Recipe:
         try:
             recipe = handler(values)
         except ValidationError as error:
-            raise CourseError(f"The recipe {name} cannot be trained: {in_words(error, EXAMPLES)}.") from error
+            raise CourseError(f"The recipe {name} cannot be trained: {in_words(error)}.") from error
         if problem := recipe.schedule.problem(recipe) or recipe.problem():
             raise CourseError(f"The recipe {name} cannot be trained: {problem}.")
         return recipe
@@ -172,12 +172,6 @@ UNREAD = {  # a change of these would change nothing
     "resnet18": ("fc_bias", "logit_scale"),
     "custom_resnet": ("norm", "weight_standardization", "zero_init_residual", *DROPOUTS),
 }
-EXAMPLES = {
-    "augmentation": 'a tuple of (name, arguments), such as (("HorizontalFlip", {"p": 0.5}),)',
-    "normalisation": "two triples, (mean, standard deviation), such as ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))",
-    "schedule": "a OneCycle or a Plateau",
-}
-NO_SINGLE_VALUES = ("name", "schedule", "augmentation", "normalisation", "about")
 
 
 _PAD_CROP = (
@@ -375,20 +369,13 @@ def changed(recipe: Recipe, assignments: dict[str, object]) -> Recipe:
 
     Raises CourseError for an unknown name or a value that does not fit.
     """
-    new = {"recipe": {}, "schedule": {}}
-    known = {item.name: part for part in new for item in fields(recipe if part == "recipe" else recipe.schedule)}
-    for key, value in assignments.items():
-        if key in NO_SINGLE_VALUES:
-            raise CourseError(f"{key} is no single value: in Python, dataclasses.replace(recipe, {key}=...) sets it.")
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=3, cutoff=0.5) or sorted(set(known) - {*NO_SINGLE_VALUES})
+    values = as_dict(recipe)
+    names = sorted(values.keys() - {"name"})
+    for key in assignments:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=3, cutoff=0.5) or names
             raise CourseError(f"The recipe {recipe.name} has no value {key!r}; did you mean {' or '.join(near)}?")
-        new[known[key]][key] = value
-    try:
-        schedule = replace(recipe.schedule, **new["schedule"])
-    except ValidationError as error:
-        raise CourseError(f"The recipe {recipe.name} cannot be trained: {in_words(error)}.") from error
-    return replace(recipe, **new["recipe"], schedule=schedule)
+    return replace(from_dict(values | assignments), about=recipe.about)
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
@@ -416,5 +403,5 @@ def from_dict(values: dict) -> Recipe:
     try:
         schedule = kind(**{item.name: values.pop(item.name) for item in fields(kind) if item.name in values})
     except ValidationError as error:
-        raise CourseError(f"These values are no recipe ({in_words(error)}).") from error
+        raise CourseError(f"The recipe {values.get('name')} cannot be trained: {in_words(error)}.") from error
     return Recipe(**values | {"schedule": schedule, "about": own.about if own else About()})

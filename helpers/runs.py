@@ -111,11 +111,9 @@ def load_run(folder: Path) -> Run:
             raise ValueError(f"its confusion matrix is not one of {classes} classes")
         return run
     except FileNotFoundError as error:
-        recipe = folder.name.split("-")[0]
-        command = f"python -m helpers train {recipe if recipe in RECIPES else 'RECIPE'}"
         raise CourseError(
             f"{folder} holds no run ({Path(error.filename).name} is missing): train it first, in its notebook or with "
-            f"`{command}`."
+            "`python -m helpers train`."
         ) from error
     except (OSError, ValueError, CourseError) as error:
         raise CourseError(f"The run folder {folder} is damaged ({error}): move it away to train afresh.") from error
@@ -127,15 +125,10 @@ def find_run(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0) -> Run 
     Its values may differ from the recipe's: `run.recipe` has them.
     """
     name = folder_name(recipe, data, seed)
-    places = {folder / name: folder / name, settings.REPOSITORY / "results" / name: folder / "recorded" / name}
-    for place, used in places.items():
+    for place in (folder / name, settings.REPOSITORY / "results" / name):
         if (place / "summary.json").exists() and (place / "best.pt").exists():
-            if used != place:
-                try:
-                    shutil.copytree(place, used, dirs_exist_ok=True)
-                except OSError as error:
-                    raise CourseError(f"{used} cannot be written ({error}): free space or set COURSE_RUNS.") from error
-            return load_run(used)
+            own = place.parent == folder
+            return load_run(place if own else shutil.copytree(place, folder / "recorded" / name, dirs_exist_ok=True))
     return None
 
 

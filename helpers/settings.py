@@ -32,7 +32,7 @@ def data_source() -> str:
 
 def data_folder() -> Path:
     """COURSE_DATA_DIR, or `data/`."""
-    return REPOSITORY / folder(os.environ.get("COURSE_DATA_DIR") or "data")
+    return REPOSITORY / Path(os.environ.get("COURSE_DATA_DIR") or "data").expanduser()
 
 
 def cifar10_url() -> str:
@@ -43,32 +43,13 @@ def cifar10_url() -> str:
 def runs_folder(fast_mode: bool | None = None) -> Path:
     """COURSE_RUNS as it is, or else `runs/`, in fast mode `runs/fast/`, so that fast and full runs do not meet."""
     default = "runs/fast" if (fast() if fast_mode is None else fast_mode) else "runs"
-    return REPOSITORY / folder(os.environ.get("COURSE_RUNS") or default)  # an absolute path stays
-
-
-def folder(text: str) -> Path:
-    """The path that a user named. Raises CourseError if there can be none of that name."""
-    try:
-        path = Path(text).expanduser()
-        path.exists()
-        return path
-    except (OSError, RuntimeError) as error:  # too long, an unknown ~user
-        raise CourseError(f"{text[:100]!r} cannot be a folder ({error}).") from error
-
-
-def draw_to_files() -> None:
-    """Draw figures into files only, so that a command needs no screen."""
-    import matplotlib
-
-    matplotlib.use("agg")
+    return REPOSITORY / Path(os.environ.get("COURSE_RUNS") or default).expanduser()  # an absolute path stays
 
 
 def named_run(run: str, runs: str | None) -> Path:
-    """The folder that RUN names on the command line: a path, or a name among the runs. Raises CourseError."""
-    if not run:
-        raise CourseError("RUN has to name a run folder.")
-    path = folder(run)
-    return path if path.exists() else (folder(runs) if runs else runs_folder()) / run
+    """The folder that RUN names on the command line: a path, or a name among the runs."""
+    path = Path(run).expanduser()
+    return path if path.exists() else (Path(runs).expanduser() if runs else runs_folder()) / run
 
 
 def keep_runs_on_drive() -> Path:

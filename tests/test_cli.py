@@ -21,15 +21,10 @@ def images(tmp_path_factory):
     [
         (["custom_resnt"], "There is no recipe 'custom_resnt'; did you mean custom_resnet"),
         (["custom_resnet", "--data", "nowhere"], "There is no data folder nowhere"),
-        (["custom_resnet", "--epochs", "0"], "--epochs has to be a whole number of 1 or more, not 0"),
-        (["custom_resnet", "--epochs", "2.5"], "--epochs has to be a whole number of 1 or more, not 2.5"),
-        (["custom_resnet", "--limit", "0"], "--limit has to be a whole number of 1 or more, not 0"),
-        (["custom_resnet", "--seed", "-1"], "--seed has to be a whole number of 0 or more, not -1"),
-        (["custom_resnet", "--seed", str(2**63)], "--seed has to be a whole number of 0 or more"),
-        (["custom_resnet", "--epochs", "9" * 5000], "--epochs has to be a whole number of 1 or more"),
-        (["custom_resnet", "--data", "x" * 5000], "cannot be a folder"),
-        (["custom_resnet", "--data", "~no-such-user/x"], "cannot be a folder"),
-        (["custom_resnet", "--runs", ""], "--runs has to name a folder"),
+        (["custom_resnet", "--epochs", "0"], "epochs has to be a whole number of 1 or more, not 0"),
+        (["custom_resnet", "--limit", "0"], "limit has to be 1 or more, not 0"),
+        (["custom_resnet", "--data", "synthetic", "--seed", "-1"], "seed has to be a whole number from 0 to"),
+        (["custom_resnet", "--data", "synthetic", "--seed", str(2**63)], "seed has to be a whole number from 0 to"),
         (["custom_resnet", "--set", "lr_max=1e400"], "lr_max should be a finite number, not inf"),
         (["custom_resnet", "--set", "lr_mx=0.5"], "no value 'lr_mx'; did you mean lr_max"),
         (["custom_resnet", "--set", "lr_max"], "--set takes name=value"),
@@ -84,8 +79,6 @@ def test_help_does_not_wait_for_torch():
 def test_settings_come_from_the_environment(tmp_path):
     done = helpers("train", "custom_resnet", COURSE_DATA=str(tmp_path / "nothing"))
     assert done.returncode == 2 and f"There is no data folder {tmp_path / 'nothing'}" in done.stderr
-    done = helpers("train", "custom_resnet", COURSE_RUNS="~no-such-user/x")
-    assert done.returncode == 2 and "cannot be a folder" in done.stderr
 
 
 def test_a_mistake_in_the_recipes_is_one_sentence(course):

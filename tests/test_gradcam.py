@@ -86,7 +86,7 @@ def test_model_is_left_as_it_was(recipe, training):
     hook = model.layer3.register_forward_hook(lambda module, given, output: None)
     model(torch.randn(4, 3, 32, 32)).sum().backward()
     before, gradients = copy.deepcopy(model.state_dict()), [p.grad.clone() for p in model.parameters()]
-    heatmaps(model, torch.randn(2, 3, 32, 32), [0, 1], method="gradcam++")
+    heatmaps(model, torch.randn(2, 3, 32, 32), [0, 1])
     assert model.training == training
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
     assert all(torch.equal(p.grad, gradient) for p, gradient in zip(model.parameters(), gradients, strict=True))
@@ -105,7 +105,6 @@ def test_networks_and_images_of_low_precision_are_explained_in_float32(dtype):
     [
         ({"layer": "layer7"}, r"no layer 'layer7' with maps; choose one of first \(8x8\), second \(4x4\)"),
         ({"layer": "pool"}, "no layer 'pool' with maps"),
-        ({"method": "score"}, "choose one of gradcam, gradcam\\+\\+"),
         ({"classes": [0]}, "2 images need as many classes to explain, not 1"),
     ],
 )

@@ -48,7 +48,7 @@ def test_as_dict_is_flat_and_complete(recipe):
     [{"lr_maximum": 0.1}, {"augmentation": [["x"]]}, {"augmentation": 3}, {"epochs": "many"}, {"epochs": None}],
 )
 def test_from_dict_of_what_is_no_recipe_is_refused(change):
-    told = "lr_maximum is unknown|augmentation has to be a tuple|epochs should be a valid integer"
+    told = "lr_maximum is unknown|augmentation.* (should be a valid tuple|is missing)|epochs should be a valid integer"
     with pytest.raises(CourseError, match=told):
         from_dict(as_dict(CUSTOM) | change)
 
@@ -87,9 +87,9 @@ def test_hopelessly_unknown_value_lists_them_all():
         assert key in str(error.value)
 
 
-@pytest.mark.parametrize("key", ["name", "schedule", "augmentation"])
+@pytest.mark.parametrize("key", ["name", "schedule", "about"])
 def test_structure_of_a_recipe_cannot_be_assigned(key):
-    with pytest.raises(CourseError, match=rf"{key} is no single value: in Python, dataclasses\.replace"):
+    with pytest.raises(CourseError, match=f"has no value '{key}'"):
         changed(CUSTOM, {key: "other"})
 
 

@@ -20,7 +20,7 @@ from helpers.lr_finder import read_curve
 from helpers.models import StandardizedConv2d, make_model
 from helpers.plumbing.errors import CourseError, printable
 from helpers.plumbing.run_files import read_json
-from helpers.recipes import OneCycle, Plateau, Recipe
+from helpers.recipes import OneCycle, Plateau
 from helpers.runs import RangeTest, Run, load_lr, swept_values
 from helpers.schedules import plateau_lrs
 
@@ -44,21 +44,17 @@ class Demand:
 
 
 def checklist(run: Run) -> list[Demand]:
-    """The demands of the run's assignment, in its order. Raises CourseError if it is unfinished or belongs to none."""
-    run.check_finished()
-    with torch.device("meta"):  # layers and shapes, no weights
-        model = make_model(run.recipe, len(run.config["data"]["classes"]))
-    return [Demand(text, *check(run, model)) for text, check in ASSIGNMENTS[assignment(run.recipe)]]
+    """The demands of the run's assignment, in its order. Raises CourseError if it is unfinished or belongs to none.
 
-
-def assignment(recipe: Recipe) -> str:
-    """The assignment that helpers/recipes.py names for the recipe of this name, whatever values were changed.
-
-    Raises CourseError if it belongs to none.
+    The assignment is that of the recipe of this name in helpers/recipes.py, whatever values were changed.
     """
-    if recipe.about.assignment not in ASSIGNMENTS:
-        raise CourseError(f"{recipe.name} belongs to no assignment of this course (its About in helpers/recipes.py).")
-    return recipe.about.assignment
+    run.check_finished()
+    name = run.recipe.about.assignment
+    if name not in ASSIGNMENTS:
+        raise CourseError(f"{run.recipe.name} belongs to no assignment of this course: see its About in recipes.py.")
+    with torch.device("meta"):  # layers and shapes, no weights
+        model = make_model(run.recipe, 10)
+    return [Demand(text, *check(run, model)) for text, check in ASSIGNMENTS[name]]
 
 
 def tolerance(images: int) -> float:
@@ -128,8 +124,8 @@ def _only_norm(wanted: str, run: Run, model: nn.Module) -> tuple[bool, str]:
 
 
 def _parameters(for_ten: int, run: Run, model: nn.Module) -> tuple[bool, str]:
-    count, classes = sum(p.numel() for p in model.parameters()), len(run.config["data"]["classes"])
-    return count == for_ten + (classes - 10) * 513, f"{count:,} for {classes} classes"
+    count = sum(p.numel() for p in model.parameters())
+    return count == for_ten, f"{count:,} for 10 classes"
 
 
 def _logits(run: Run, model: nn.Module) -> tuple[bool, str]:
@@ -191,19 +187,18 @@ def _no_annihilation(run: Run, model: nn.Module) -> tuple[bool, str]:
 
 
 def _transforms(wanted: tuple[tuple[str, dict], ...], run: Run, model: nn.Module) -> tuple[bool, str]:
-    """Tell whether the pipeline has each of these once, with these arguments, able to act; padding before the crop."""
-    pipeline = [_spelt_out(*transform) for transform in run.recipe.augmentation]
-    names, given = [name for name, _ in pipeline], dict(pipeline)
+    """Tell whether the pipeline has each of these once, with these arguments; padding before the crop."""
+    given = dict(_spelt_out(*transform) for transform in run.recipe.augmentation)
     other = [
         f"{name} with {key} {given[name].get(key)}, not {value}"
         for name, arguments in wanted
         for key, value in arguments.items()
         if name in given and given[name].get(key) != value
     ]
-    limits = {name: [v for key, v in given[name].items() if "limit" in key] or [(1, 1)] for name in given}
-    able = all(names.count(n) == 1 and given[n]["p"] > 0 and any(map(any, limits[n])) for n, _ in wanted)
-    order = [[n for n, _ in part if n in ("PadIfNeeded", "RandomCrop")] for part in (pipeline, wanted)]
-    listed = [name + f" (p {values['p']:g})" * (values["p"] < 1) for name, values in pipeline]
+    able = all(name in given and given[name]["p"] > 0 for name, _ in wanted)
+    able &= len(given) == len(run.recipe.augmentation)
+    order = [[name for name in names if name in ("PadIfNeeded", "RandomCrop")] for names in (given, dict(wanted))]
+    listed = [name + f" (p {values['p']:g})" * (values["p"] < 1) for name, values in given.items()]
     return not other and able and order[0] == order[1], "; ".join((" → ".join(listed) or "none", *other))
 
 
@@ -213,8 +208,6 @@ def _spelt_out(name: str, arguments: dict) -> tuple[str, dict]:
         name, arguments = "PadIfNeeded", PAD[1] | {"p": arguments.get("p", 1.0)}
     if name == "CutOut" and arguments.get("holes", 1) == 1:  # our own, whose hole may stick out
         name, arguments = "CoarseDropout", _cutout(arguments["size"])[1] | {"p": arguments.get("p", 0.5)}
-    if name == "HueSaturationValue":  # what is not named has albumentations' default
-        arguments = dict.fromkeys(("hue_shift_limit", "sat_shift_limit", "val_shift_limit"), 20) | arguments
     limits = {key: (-value, value) for key, value in arguments.items() if "limit" in key and np.isscalar(value)}
     return name, {"p": 1.0 if name in ("Pad", "PadIfNeeded", "RandomCrop") else 0.5} | arguments | limits
 

@@ -42,8 +42,8 @@ def run_hand_in(options: argparse.Namespace) -> None:
     from helpers.assignment.hand_in import pack
 
     folder = Path(os.path.abspath(settings.named_run(options.run, options.runs)))
-    out = settings.folder(options.out or f"{folder.name}.zip")
-    pack(folder, out, settings.folder(options.notebook) if options.notebook else None)
+    out = Path(options.out or f"{folder.name}.zip").expanduser()
+    pack(folder, out, Path(options.notebook).expanduser() if options.notebook else None)
     print(f"Written: {out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -60,7 +60,7 @@ def run_check(options: argparse.Namespace) -> int:
     runs = [path for path in paths if path not in alone]  # range tests, which are looked at with their runs
     if not runs:
         raise CourseError(f"{paths[0]} is a range test: name the folder of the run beside it.")
-    table = settings.folder(options.csv) if options.csv else None
+    table = Path(options.csv).expanduser() if options.csv else None
     if table and (table.suffix.lower() != ".csv" or table.is_dir() or not table.absolute().parent.is_dir()):
         raise CourseError(f"--csv has to name a file that ends in .csv, in a folder that is there, not {table}.")
     grades = grade(_by_student(runs), options.data)

@@ -1,6 +1,7 @@
 """The commands for authors of the course: benchmark, results, notebooks, renaming."""
 
 import argparse
+from pathlib import Path
 
 from helpers import GITHUB, settings
 from helpers.plumbing.errors import CourseError
@@ -41,7 +42,7 @@ def run_bench(options: argparse.Namespace) -> None:
     from helpers.authoring.bench import measure, table
     from helpers.plumbing.files import make_folder, write_text
 
-    path = settings.folder(options.out)
+    path = Path(options.out).expanduser()
     if path.is_dir():  # "" is the current folder
         raise CourseError(f"--out has to name a file, and {path} is a folder.")
     make_folder(path.parent)  # before minutes are spent
@@ -52,8 +53,6 @@ def run_bench(options: argparse.Namespace) -> None:
 
 
 def run_report(options: argparse.Namespace) -> int:
-    settings.draw_to_files()
-
     from helpers.authoring import report
     from helpers.data import load_data
 
@@ -68,30 +67,26 @@ def run_report(options: argparse.Namespace) -> int:
 
 
 def run_record(options: argparse.Namespace) -> None:
-    settings.draw_to_files()
-
     from helpers.authoring.results import record
     from helpers.data import load_data
 
     data = load_data(options.data) if options.weights else None
     for run in options.runs:
-        print(f"Recorded: {record(settings.folder(run), data)}")
+        print(f"Recorded: {record(Path(run).expanduser(), data)}")
 
 
 def run_reproduce(options: argparse.Namespace) -> None:
-    settings.draw_to_files()
-
     from helpers.authoring.reproduce import reproduce
     from helpers.data import load_data
 
-    reproduce(load_data(options.data), settings.folder(options.runs) if options.runs else settings.runs_folder())
+    reproduce(load_data(options.data), Path(options.runs).expanduser() if options.runs else settings.runs_folder())
 
 
 def run_render(options: argparse.Namespace) -> None:
     from helpers.authoring.render import render
 
     for notebook in options.notebooks:
-        render(settings.folder(notebook), options.data)
+        render(Path(notebook).expanduser(), options.data)
         print(f"Rendered: {notebook}")
 
 
@@ -105,7 +100,7 @@ def run_rename(options: argparse.Namespace) -> None:
 def run_students(options: argparse.Namespace) -> None:
     from helpers.authoring.students import make_edition
 
-    make_edition(settings.folder(options.out), options.repo)
+    make_edition(Path(options.out).expanduser(), options.repo)
     print(f"Written: {options.out}. Its badges and first cells lead to {options.repo}, on GitHub: push it there.")
 
 

@@ -140,7 +140,7 @@ def gallery_pictures(run: Run, data: Data | None) -> dict[str, Picture]:
     gallery = cache(lambda: galleries.make_gallery(run, data, load_model(run)))
     source, pictures = _gallery_source(run), {}
     for file, alt in galleries.PICTURES.items():
-        draw = (lambda file=file: gallery().figures[file]()) if data else None
+        draw = (lambda file=file: gallery()[0][file]()) if data else None
         name = f"{run.recipe.name}_{file.removesuffix('.png')}"
         pictures[file] = Picture(name, f"{alt}: {run.title}", source, draw, photographs=True)
     return pictures

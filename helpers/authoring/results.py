@@ -126,7 +126,7 @@ def _record_weights(best: dict, target: Path, data: Data) -> None:
     best["model"] = in_half_precision(best["model"])
     save_checkpoint(target / "best.pt", best)
     run = load_run(target)
-    gallery = galleries.make_gallery(run, data, load_model(run)).record
+    _, gallery = galleries.make_gallery(run, data, load_model(run))
     write_text(target / "gallery.json", json.dumps(gallery) + "\n")
     digest = file_digest(target / "best.pt")
     weights = {"precision": "float16", "sha256": digest, "test_acc": gallery["accuracy"]}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from helpers.augmentation import normalise
 from helpers.data import Data
 from helpers.figures import drawing
-from helpers.gradcam import check_method, heatmaps, map_sizes, pick_layer
+from helpers.gradcam import heatmaps, map_sizes, pick_layer
 from helpers.plumbing.files import write_text
 from helpers.plumbing.run_folder import locked
-from helpers.predictions import Selection, check_choice, confident_first, confused_pairs, predict_test, select
+from helpers.predictions import Selection, confident_first, confused_pairs, predict_test, select
 from helpers.runs import Run
 
 DPI = 80  # in a notebook, which such pictures would make heavy; files have more
@@ -29,7 +29,6 @@ PICTURES = {  # by file name: what it shows
     "gradcam_layers.png": "GradCAM of every layer",
     "confused_pairs.png": "The pairs of classes most often confused",
 }
-TITLES = {"gradcam": "GradCAM", "gradcam++": "GradCAM++"}
 NAME = 16  # letters of a class's name that fit above a picture
 
 
@@ -59,9 +58,7 @@ def _percent(confidence: float) -> str:
     return f"{100 * confidence:.1f} %"
 
 
-def plot_gradcam(
-    run: Run, data: Data, model: nn.Module, selection: Selection, layer: str | None = None, method: str = "gradcam"
-) -> Figure:
+def plot_gradcam(run: Run, data: Data, model: nn.Module, selection: Selection, layer: str | None = None) -> Figure:
     """Each selected image beside its heatmaps: what speaks for the predicted class, and what for the actual one.
 
     If all are classified correctly, that is one class and one heatmap.
@@ -72,7 +69,7 @@ def plot_gradcam(
     figure, axes = _grid(len(selection), 4 - len(classes), 1 + len(classes), 1.25, 0.3)
     name, (height, width) = pick_layer(model, layer)
     images, inputs = _images(data.normalised_by(run.recipe), selection)
-    heat = {kind: heatmaps(model, inputs, labels, name, method) for kind, labels in classes.items()}
+    heat = {kind: heatmaps(model, inputs, labels, name) for kind, labels in classes.items()}
     names = drawing.class_names(data.classes, NAME)
     for k, (first, *others) in enumerate(axes[: len(selection)]):
         top = k < 4 - len(classes)  # the columns are labelled once
@@ -80,12 +77,10 @@ def plot_gradcam(
         for panel, kind in zip(others, classes, strict=True):
             drawing.show_heat(panel, images[k], heat[kind][k], f"{kind}\n" * top + names[classes[kind][k]])
     _heat_bar(figure)
-    return drawing.label_run(figure, run, f"{TITLES[method]} of {name} ({height}x{width}). {selection.title}")
+    return drawing.label_run(figure, run, f"GradCAM of {name} ({height}x{width}). {selection.title}")
 
 
-def plot_gradcam_layers(
-    run: Run, data: Data, model: nn.Module, selection: Selection, method: str = "gradcam"
-) -> Figure:
+def plot_gradcam_layers(run: Run, data: Data, model: nn.Module, selection: Selection) -> Figure:
     """The heatmaps of every layer for the predicted class: from fine and local to coarse and of a class.
 
     Of a network with more than six, the last of every size.
@@ -100,12 +95,10 @@ def plot_gradcam_layers(
         wrong = f"{names[actual]}, taken\nfor {names[predicted]}"
         drawing.show_image(axes[k][0], images[k], wrong if actual != predicted else names[actual])
     for column, (name, (height, width)) in enumerate(sizes.items(), start=1):
-        for k, heat in enumerate(heatmaps(model, inputs, selection.predicted, name, method)):
+        for k, heat in enumerate(heatmaps(model, inputs, selection.predicted, name)):
             drawing.show_heat(axes[k][column], images[k], heat, f"{name}\n{height}x{width}" if k == 0 else "")
     _heat_bar(figure)
-    return drawing.label_run(
-        figure, run, f"{TITLES[method]} of every layer, for the predicted class. {selection.title}"
-    )
+    return drawing.label_run(figure, run, f"GradCAM of every layer, for the predicted class. {selection.title}")
 
 
 def _images(data: Data, selection: Selection) -> tuple[np.ndarray, Tensor]:
@@ -143,66 +136,40 @@ def plot_confused_pairs(run: Run, data: Data, predictions: Selection, pairs: int
     return drawing.label_run(figure, run, "The most frequent confusions, and the most confident of these mistakes")
 
 
-@dataclass(frozen=True)
-class Gallery:
-    """The pictures of a run, to be drawn on demand, and which test images they show, for `gallery.json`."""
-
-    figures: dict[str, Callable[[], Figure]]  # by file name; one of which there is nothing to show is missing
-    record: dict
-
-
 def make_gallery(
-    run: Run,
-    data: Data,
-    model: nn.Module,
-    *,
-    count: int | None = None,
-    order: str | None = None,
-    layer: str | None = None,
-    method: str = "gradcam",
-) -> Gallery:
-    """Choose the images, see `select`: `count` of a kind, by default as many as the assignment wants.
+    run: Run, data: Data, model: nn.Module, count: int | None = None
+) -> tuple[dict[str, Callable[[], Figure]], dict]:
+    """The pictures of a run by file name, to be drawn on demand, and the record of what they show, `gallery.json`.
 
-    Raises CourseError for wrong arguments, or other data than the run's.
+    `count` images of a kind, by default as many as the assignment wants. A picture that would show nothing is missing.
+    Raises CourseError for a bad count, or other data than the run's.
     """
     count = run.recipe.about.gallery if count is None else count
-    check_choice(count, order)
-    check_method(method)
-    name, size = pick_layer(model, layer)
+    name, size = pick_layer(model)
     predictions = predict_test(run, model, data)
-    correct = select(predictions, correct=True, count=count, order=order)
-    wrong = select(predictions, correct=False, count=count, order=order)
-    figures = {}
-    if not correct.missing:
-        figures |= {
-            "correct.png": lambda: plot_gallery(run, data, correct),
-            "gradcam_correct.png": lambda: plot_gradcam(run, data, model, correct, name, method),
-        }
-    if not wrong.missing:
-        figures |= {
-            "misclassified.png": lambda: plot_gallery(run, data, wrong),
-            "gradcam.png": lambda: plot_gradcam(run, data, model, wrong, name, method),
-            "gradcam_layers.png": lambda: plot_gradcam_layers(run, data, model, wrong[:4], method),
-            "confused_pairs.png": lambda: plot_confused_pairs(run, data, predictions),
-        }
-    right, mistakes = ([] if chosen.missing else chosen.indices.tolist() for chosen in (correct, wrong))
     accuracy = 100 * float(np.mean(predictions.actual == predictions.predicted))
-    record = {"correct": right, "misclassified": mistakes, "gradcam": mistakes, "gradcam_correct": right}
-    record |= {"order": {"correct": correct.order, "misclassified": wrong.order}, "layer": name, "map_size": size}
-    return Gallery(figures, record | {"method": method, "accuracy": accuracy})
+    figures, record = {}, {"layer": name, "map_size": size, "method": "gradcam", "accuracy": accuracy}
+    for kind, explained in (("correct", "gradcam_correct"), ("misclassified", "gradcam")):
+        chosen = select(predictions, correct=kind == "correct", count=count)
+        record |= dict.fromkeys((kind, explained), [] if chosen.missing else chosen.indices.tolist())
+        if not chosen.missing:
+            figures[f"{kind}.png"] = partial(plot_gallery, run, data, chosen)
+            figures[f"{explained}.png"] = partial(plot_gradcam, run, data, model, chosen, name)
+    if record["misclassified"]:  # `chosen` are these
+        figures["gradcam_layers.png"] = partial(plot_gradcam_layers, run, data, model, chosen[:4])
+        figures["confused_pairs.png"] = partial(plot_confused_pairs, run, data, predictions)
+    return figures, record
 
 
-def save_gallery(run: Run, data: Data, model: nn.Module, **choice) -> list[Path]:
+def save_gallery(run: Run, data: Data, model: nn.Module, count: int | None = None) -> list[Path]:
     """Write the pictures of a run, and `gallery.json`, which says what they show: indices into `data.test`.
 
-    `choice`: as for `make_gallery`. A picture that would show nothing is not written, and an older file of it
-    is removed. Raises CourseError before anything is written if an argument is wrong.
+    A picture that would show nothing is not written, and an older file of it is removed.
     """
-    gallery = make_gallery(run, data, model, **choice)
+    figures, record = make_gallery(run, data, model, count)
     with locked(run.folder):
-        for file in PICTURES:
-            if file not in gallery.figures:
-                (run.folder / file).unlink(missing_ok=True)
-        paths = [drawing.save(draw(), run.folder / file) for file, draw in gallery.figures.items()]
-        write_text(run.folder / "gallery.json", json.dumps(gallery.record) + "\n")
+        for file in PICTURES.keys() - figures.keys():
+            (run.folder / file).unlink(missing_ok=True)
+        paths = [drawing.save(draw(), run.folder / file) for file, draw in figures.items()]
+        write_text(run.folder / "gallery.json", json.dumps(record) + "\n")
     return paths

@@ -41,17 +41,10 @@ class Stopped(KeyboardInterrupt):
         return [self.sentence]
 
 
-def in_words(error: ValidationError, examples: dict[str, str] | None = None) -> str:
-    """The first of pydantic's complaints as a part of a sentence: which value, what it has to be, what it is.
-
-    `examples` says what a value of that name has to be where pydantic's own words would not help.
-    """
+def in_words(error: ValidationError) -> str:
+    """The first of pydantic's complaints as a part of a sentence: which value, what it has to be, what it is."""
     first = error.errors(include_url=False)[0]
-    names = [str(part) for part in first["loc"]]
-    value, message = first["input"], first["msg"]
-    name = ".".join(names) or "it"
-    if names and examples and names[0] in examples:
-        return f"{names[0]} has to be {examples[names[0]]}, not {' '.join(repr(value).split())[:100]}"
+    name = ".".join(map(str, first["loc"])) or "it"
     if first["type"] in ("missing", "unexpected_keyword_argument"):
         return f"{name} is {'missing' if first['type'] == 'missing' else 'unknown'}"
-    return f"{name} {message.replace('Input should', 'should')}, not {repr(value)[:100]}"
+    return f"{name} {first['msg'].replace('Input should', 'should')}, not {repr(first['input'])[:100]}"
