@@ -482,7 +482,7 @@ def test_steps_whose_float16_gradients_overflow_are_left_out_and_the_others_clip
 @pytest.mark.usefixtures("linear_network")
 def test_float16_with_scaled_losses_trains_as_float32_does_and_resumes(data, tmp_path, monkeypatch):
     # 18 steps an epoch: where gradients overflow at first, the scaling still falls when the first epoch has ended.
-    recipe = small(batch_size=4, lr_min=1e-5, lr_max=1e-3)
+    recipe = small(batch_size=4, lr_min=1e-5, lr_max=3e-3)
 
     def train(device, folder):
         monkeypatch.setattr(training, "pick_device", lambda: device)

@@ -62,7 +62,7 @@ def run_report(options: argparse.Namespace) -> int:
         return 1 if faults else 0
     written = report.report(load_data(options.data) if options.data else None)
     names = ", ".join(str(path.relative_to(settings.REPOSITORY)) for path in written)
-    print("Written or removed:", names or "nothing, all is up to date")
+    print("Written:", names or "nothing, all is up to date")
     return 0
 
 

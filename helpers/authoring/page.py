@@ -21,7 +21,7 @@ Parts = list[str | Picture]
 
 
 def pages(results: Results, data: Data | None = None) -> dict[str, dict[str, Parts]]:
-    """The parts of every block of every page, in their order. Blocks with "minutes" in their name may be left out."""
+    """The parts of every block of every page, in their order."""
     ours = {name: runs for name, runs in results.by_recipe.items() if not RECIPES[name].published}
     firsts = [runs[0] for runs in ours.values() if runs]
     galleries = {run.recipe.name: pictures.gallery_pictures(run, data) for run in results.with_weights}
@@ -30,7 +30,6 @@ def pages(results: Results, data: Data | None = None) -> dict[str, dict[str, Par
         "README.md": {
             "front": pictures.front_picture(results, data),
             "results": [_results(ours, FRONT)],
-            **{f"minutes_{name}": [_in_words(runs)] for name, runs in ours.items()},
             "assignments": [part for run in firsts for part in _assignment(run, galleries.get(run.recipe.name, {}))],
         },
         "results/README.md": {
@@ -40,8 +39,6 @@ def pages(results: Results, data: Data | None = None) -> dict[str, dict[str, Par
             "runs": [part for run in firsts for part in (_title(run), *pictures.run_pictures(run).values())],
             "classes": [_classes(firsts)],
             "gallery": [part for name, shown in galleries.items() for part in (texts[name], *shown.values())],
-            "augmentation": pictures.augmentation_pictures(firsts, data),
-            "plateau": [pictures.plateau_picture()],
             "models": _models(),
             "logs": [_table(("recipe", "logs"), [(f"`{name}`", _logs(r)) for name, r in results.by_recipe.items()])],
         },
@@ -109,25 +106,17 @@ def _results(ours: dict[str, list[Run]], columns: tuple[str, ...]) -> str:
     return _table(columns, rows)
 
 
-def _times(runs: list[Run], where: str = "provenance") -> list[tuple[str, int, str, str]]:
-    """Device, runs, seconds an epoch (the median, as other work makes single ones longer) and minutes a run."""
-    times = {}
-    for run in runs:
-        device = run.provenance if where == "provenance" else run.summary[where]
-        times.setdefault(device, []).append(float(np.median(run.history["seconds"])))
-    return [
-        (device, len(seconds), _range(seconds), _range([value * runs[0].recipe.epochs / 60 for value in seconds]))
-        for device, seconds in times.items()
-    ]
-
-
 def _minutes(results: Results) -> str:
-    rows = [(f"`{name}`", *times) for name, runs in results.by_recipe.items() for times in _times(runs)]
+    """Device, runs, seconds an epoch (the median, as other work makes single ones longer) and minutes a run."""
+    rows = []
+    for name, runs in results.by_recipe.items():
+        times = {}
+        for run in runs:
+            times.setdefault(run.provenance, []).append(float(np.median(run.history["seconds"])))
+        for device, seconds in times.items():
+            minutes = [value * RECIPES[name].epochs / 60 for value in seconds]
+            rows.append((f"`{name}`", device, len(seconds), _range(seconds), _range(minutes)))
     return _table(("recipe", "device", "runs", "seconds an epoch", "minutes a run"), rows)
-
-
-def _in_words(runs: list[Run]) -> str:
-    return "; ".join(f"{minutes} on {device}" for device, _, _, minutes in _times(runs, "device")) or "not run yet"
 
 
 def _weights(run: Run) -> str:

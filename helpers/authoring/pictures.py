@@ -9,7 +9,6 @@ import io
 import json
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -23,9 +22,8 @@ from helpers.authoring.results import Results, demanded_accuracy
 from helpers.data import Data
 from helpers.figures import drawing, galleries, illustrations, plots
 from helpers.gradcam import heatmaps
-from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import make_folder, write_atomically
-from helpers.recipes import RECIPES, Plateau
+from helpers.recipes import RECIPES
 from helpers.runs import RangeTest, Run, load_model
 
 PALETTE = 256  # colours of a chart's PNG, which makes it a third as large
@@ -94,13 +92,6 @@ class Picture:
         return "" if text.get("pixels") == pixels else "was changed after it was drawn"
 
 
-def drawn(path: Path) -> bool:
-    """Tell whether a file is a picture that `save` made, and not an author's own."""
-    with suppress(OSError, SyntaxError), Image.open(path) as image:
-        return "source" in image.info
-    return False
-
-
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -147,31 +138,11 @@ def gallery_pictures(run: Run, data: Data | None) -> dict[str, Picture]:
 
 
 def _gallery_record(run: Run) -> dict:
-    path = run.folder / "gallery.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CourseError(f"{path} is missing or damaged ({error}): put it back, for instance with git.") from error
+    return json.loads((run.folder / "gallery.json").read_text(encoding="utf-8"))
 
 
 def _gallery_source(run: Run) -> list:
     return [_gallery_record(run), run.summary["weights"]]
-
-
-def augmentation_pictures(runs: list[Run], data: Data | None) -> list[Picture]:
-    pictures = []
-    for recipe in (run.recipe for run in runs):
-        alt = f"Training images, and what the augmentation of {recipe.name} makes of them"
-        draw = partial(plots.plot_augmentation, recipe, data) if data else None
-        pictures.append(Picture(f"{recipe.name}_augmentation", alt, recipe.augmentation, draw, photographs=True))
-    return pictures
-
-
-def plateau_picture() -> Picture:
-    plateau = Plateau(lr=0.1, monitor="val_acc", factor=0.2, patience=2)
-    values = [62, 74, 79, 82, 81.5, 83.6, 83.1, 83.4, 82.9, 89, 90.2, 90.1, 90.0, 90.15, 91.9, 92.2, 92.1, 92.3]
-    alt = "A made-up monitored value that stalls twice, and the learning rate that is reduced each time"
-    return Picture("plateau", alt, [asdict(plateau), values], partial(illustrations.plot_plateau, plateau, values))
 
 
 def front_picture(results: Results, data: Data | None) -> list[Picture]:
