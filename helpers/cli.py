@@ -72,10 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise CourseError(f"torchrun is for `train`: start `python -m helpers {options.command}` without it.")
         return COMMANDS[options.command](options) or 0
     except CourseError as error:
-        distributed.say_once(f"Error: {error}")
+        print(f"Error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as signalled:
-        distributed.say_once("\nInterrupted. A training goes on after its last finished epoch with the same command.")
+        text = "\nInterrupted. A training goes on after its last finished epoch with the same command."
+        print(text, file=sys.stderr)
         return 128 + (signalled.args[0] if signalled.args else signal.SIGINT)  # 130 or 143, as shells count
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered

@@ -4,6 +4,7 @@ Under torchrun this file is its own worker: `torchrun tests/test_distributed.py 
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -209,9 +210,8 @@ def test_shares_together_are_the_batches_of_one_process(monkeypatch, kind, name)
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-        monkeypatch.setattr(distributed, name, 3)
-    with pytest.raises(CourseError, match=r"started 3 processes on a machine with 2 GPUs, .* --nproc-per-node 2"):
+    monkeypatch.setattr(distributed, "LOCAL_RANK", 2)
+    with pytest.raises(CourseError, match=r"each process needs a GPU, so use --nproc-per-node 2"):
         pick_device()
 
 
@@ -222,7 +222,7 @@ def test_every_process_has_its_own_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
-    for name, value in {"RANK": 3, "WORLD_SIZE": 4, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
+    for name, value in {"RANK": 3, "WORLD_SIZE": 4, "LOCAL_RANK": 1}.items():
         monkeypatch.setattr(distributed, name, value)
     device = devices.pick_device()
     assert device == Device(torch.device("cuda", 1), torch.float16, "4 x Tesla T4") and chosen == [device.device]
@@ -299,8 +299,8 @@ def test_killed_process_ends_all_and_other_numbers_of_processes_go_on(command, t
     folder = tmp_path / "runs" / "resnet18_layernorm-pets-seed0"
     for epoch, processes, rank in ((2, 2, 1), (3, 3, 0)):
         said, seconds = kill_in_epoch(epoch, processes, rank, command, folder / "train.log")
-        assert seconds < 60  # 1 or 2 where the cores are free; a process that waits for another one gives up after 300
-        assert said.count("it goes on after the last finished epoch") == 2, said  # once said, once in torchrun's report
+        assert seconds < 60  # 1 or 2 where the cores are free
+        assert re.search("goes on after (the|its) last finished epoch", said), said
         assert "SIGKILL" in said and said.count("Traceback") == 1, said  # torchrun's own
         assert said.count("EPOCH: 1\n") == 1
     assert "Resuming resnet18_layernorm-pets-seed0 after epoch" in said
@@ -316,11 +316,11 @@ def test_killed_process_ends_all_and_other_numbers_of_processes_go_on(command, t
     np.testing.assert_allclose(run.history["train_loss"], single.history["train_loss"], rtol=0.05)
 
 
-def test_mistake_is_told_once(command):
+def test_mistake_is_told_by_each_process_without_a_traceback(command):
     process = torchrun(2, *["custom_resnt" if word == "resnet18_layernorm" else word for word in command])
     said = process.communicate(timeout=120)[0]
     assert process.returncode != 0
-    assert said.count("Error: There is no recipe 'custom_resnt'") == 2, said  # once said, once in torchrun's report
+    assert said.count("Error: There is no recipe 'custom_resnt'") in (1, 2), said  # torchrun ends the slower one
     assert said.count("Traceback") == 1, said  # torchrun's own
 
 

@@ -124,15 +124,10 @@ def pick_device() -> Device:
     processes = distributed.WORLD_SIZE
     times = f"{processes} x " if processes > 1 else ""
     if torch.cuda.is_available():
-        device = torch.device("cuda")
-        if processes > 1:
-            device = torch.device("cuda", distributed.LOCAL_RANK)
-            if (ours := distributed.LOCAL_WORLD_SIZE) > (gpus := torch.cuda.device_count()):
-                raise CourseError(
-                    f"torchrun started {ours} processes on a machine with {gpus} GPU{'s' if gpus > 1 else ''}, and "
-                    f"each needs its own: use --nproc-per-node {gpus}, or no torchrun for a single GPU."
-                )
-            torch.cuda.set_device(device)
+        if (gpus := torch.cuda.device_count()) <= distributed.LOCAL_RANK:
+            raise CourseError(f"torchrun: each process needs a GPU, so use --nproc-per-node {gpus} on this machine.")
+        device = torch.device("cuda", distributed.LOCAL_RANK)
+        torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True  # thousands of steps of one shape repay the search
         dtype = torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
         return Device(device, dtype, times + torch.cuda.get_device_name())

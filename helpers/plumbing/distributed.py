@@ -4,15 +4,10 @@ Each process computes its share of every batch, and torch's DistributedDataParal
 first speaks and writes. Without torchrun, or in a single process, everything here is the plain computation.
 """
 
-import functools
-import itertools
-import json
 import os
-import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 
 from helpers.plumbing.errors import CourseError
@@ -23,17 +18,8 @@ def _of_torchrun(variable: str, otherwise: int) -> int:
 
 
 RANK, WORLD_SIZE = _of_torchrun("RANK", 0), _of_torchrun("WORLD_SIZE", 1)  # among the processes of all machines
-LOCAL_RANK, LOCAL_WORLD_SIZE = _of_torchrun("LOCAL_RANK", 0), _of_torchrun("LOCAL_WORLD_SIZE", 1)  # of this machine
-MACHINES = _of_torchrun("GROUP_WORLD_SIZE", 1)
-
-# A process waits for others for a step or a checkpoint; after this long, one hangs or its machine is gone.
-TIMEOUT = timedelta(minutes=5)
-DATA_TIMEOUT = timedelta(hours=2)  # another machine may have to download and decode first
-ENDED = (
-    "This training was ended, or another of its processes ended or does not answer (why, that process or torchrun "
-    "says): start the same command again, it goes on after the last finished epoch."
-)
-_turns = itertools.count()
+LOCAL_RANK = _of_torchrun("LOCAL_RANK", 0)  # among those of this machine
+TIMEOUT = timedelta(minutes=30)  # a process waits for others for a step, a checkpoint, or data to be downloaded
 
 
 @contextmanager
@@ -45,23 +31,19 @@ def group() -> Iterator[None]:
     import torch
     from torch import distributed
 
-    signal.signal(signal.SIGTERM, _end)  # torchrun's way to end the others when one has failed
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        distributed.init_process_group(backend, timeout=TIMEOUT)
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
         yield
     except RuntimeError as error:
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
-            raise CourseError(ENDED) from error
+            raise CourseError(
+                "Another process of this training ended or does not answer (it or torchrun says why): start the same "
+                "command again, it goes on after the last finished epoch."
+            ) from error
         raise
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already; another exception would only garble the report
         if distributed.is_initialized():
             distributed.destroy_process_group()
-
-
-def _end(number: int, frame: object) -> None:
-    raise CourseError(ENDED)
 
 
 def share(count: int) -> slice:
@@ -170,33 +152,11 @@ def first_of_each_machine() -> Iterator[None]:
 
     So that files which it leaves are made once on each machine, whether machines share disks or not.
     """
-    if WORLD_SIZE == 1:
-        yield
-        return
-    done = f"done {next(_turns)}"
-    if LOCAL_RANK == 0:
-        yield
-        _count(done)
-    deadline = time.monotonic() + DATA_TIMEOUT.total_seconds()
-    while _count(done, 0) < MACHINES:
-        if _count("said", 0) or time.monotonic() > deadline:
-            raise CourseError(ENDED)
-        time.sleep(0.1)
     if LOCAL_RANK:
-        yield
-
-
-def _count(key: str, more: int = 1) -> int:
-    """Counts in torchrun's store, which all processes reach, connected with each other or not."""
-    return _store().add(f"helpers {os.environ['TORCHELASTIC_RESTART_COUNT']} {key}", more)
-
-
-@functools.cache
-def _store():
-    from torch.distributed import TCPStore
-
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return TCPStore(address, port, is_master=False, timeout=timedelta(seconds=30))
+        _all_gather(None)  # waits for all
+    yield
+    if not LOCAL_RANK:
+        _all_gather(None)
 
 
 @contextmanager
@@ -207,15 +167,3 @@ def muted(*, errors: bool = False) -> Iterator[None]:
         return
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere if errors else sys.stderr):
         yield
-
-
-def say_once(message: str) -> None:
-    """Print why the training ends, unless another of its processes did; torchrun's report is given it, too."""
-    if WORLD_SIZE > 1:
-        with suppress(RuntimeError):  # torchrun itself may be gone
-            if _count("said") > 1:
-                return
-        told = {"message": message, "extraInfo": {"py_callstack": message, "timestamp": str(int(time.time()))}}
-        with open(os.environ["TORCHELASTIC_ERROR_FILE"], "w") as file:
-            json.dump({"message": told}, file)
-    print(message, file=sys.stderr)
