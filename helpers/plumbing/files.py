@@ -18,14 +18,12 @@ from helpers.plumbing.errors import CourseError
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Call `write` with a temporary file beside `path`, flush it to the disk, and rename it to `path`.
 
-    Whenever the process dies, `path` is the old file or the new one; once this returns, it is the new one, as far as
-    fsync holds if the power fails. One process at a time: see `one_at_a_time`. Raises CourseError if the disk is full
-    or the folder cannot be written; the old file then stays.
+    Whenever the process dies or the power fails, `path` is the old file or the new one. One process at a time: see
+    `one_at_a_time`. Raises CourseError if the disk is full or the folder cannot be written; the old file then stays.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.unlink(missing_ok=True)  # what lies there may be a link to elsewhere
-        with temporary.open("xb") as file:
+        with temporary.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -38,12 +36,6 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     finally:
         with contextlib.suppress(OSError):  # the folder itself may be gone; the first error says why
             temporary.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # some file systems have no folders that could be flushed
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name, too, is on the disk
-        finally:
-            os.close(folder)
 
 
 Lock = partial(FileLock, mode=0o666, fallback_to_soft=False)  # one that other users see, too
