@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 
-os.environ.setdefault("MPLBACKEND", "agg")  # figures go into files only: a command needs no screen
+os.environ["MPLBACKEND"] = "agg"  # figures go into files only: a command needs no screen, whatever a notebook has set
 
 from helpers.plumbing.distributed import WORLD_SIZE
 from helpers.plumbing.errors import CourseError

@@ -71,9 +71,6 @@ def main(arguments: list[str] | None = None) -> int:
         if distributed.WORLD_SIZE > 1 and options.command != "train":
             raise CourseError(f"torchrun is for `train`: start `python -m helpers {options.command}` without it.")
         return COMMANDS[options.command](options) or 0
-    except CourseError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt as signalled:
         text = "\nInterrupted. A training goes on after its last finished epoch with the same command."
         print(text, file=sys.stderr)
@@ -81,6 +78,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered
         return 141  # 128 + SIGPIPE, which Windows lacks
+    except (CourseError, OSError) as error:  # the second names the file
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
 
 
 def parse_assignments(texts: list[str]) -> dict[str, object]:

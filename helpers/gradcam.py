@@ -54,6 +54,8 @@ def pick_layer(model: nn.Module, name: str | None = None) -> tuple[str, tuple[in
     return name, every[name]
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def heatmaps(model: nn.Module, images: Tensor, classes: Sequence[int], layer: str | None = None) -> np.ndarray:
     """Map what speaks for class `classes[k]` in image k, as maps (N, H, W), each scaled to fill [0, 1].
 
@@ -63,7 +65,7 @@ def heatmaps(model: nn.Module, images: Tensor, classes: Sequence[int], layer: st
     """
     if len(classes) != len(images):  # the library would answer with empty maps
         raise CourseError(f"{len(images)} images need as many classes to explain, not {len(classes)}.")
-    network = copy.deepcopy(model).float().eval()
-    images = images.to(next(network.parameters()).device, torch.float32)
+    network = copy.deepcopy(model).float().eval().requires_grad_()
+    images = images.detach().to(next(network.parameters()).device, torch.float32)
     with GradCAM(network, [network.get_submodule(pick_layer(model, layer)[0])]) as cam:
         return cam(images, [ClassifierOutputTarget(int(label)) for label in classes])

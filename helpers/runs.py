@@ -13,7 +13,7 @@ from helpers import settings
 from helpers.data import Data, demo_mark
 from helpers.models import make_model
 from helpers.plumbing.errors import CourseError
-from helpers.plumbing.files import file_digest, load_weights
+from helpers.plumbing.files import file_digest, load_weights, make_folder
 from helpers.plumbing.run_files import CONFIG, SUMMARY, TABLES, folder_name, from_csv, read_json, with_defaults
 from helpers.plumbing.run_folder import own_checkpoint
 from helpers.recipes import RECIPES, OneCycle, Plateau, Recipe, from_dict
@@ -127,8 +127,10 @@ def find_run(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0) -> Run 
     name = folder_name(recipe, data, seed)
     for place in (folder / name, settings.REPOSITORY / "results" / name):
         if (place / "summary.json").exists() and (place / "best.pt").exists():
-            own = place.parent == folder
-            return load_run(place if own else shutil.copytree(place, folder / "recorded" / name, dirs_exist_ok=True))
+            if place.parent != folder:
+                make_folder(folder)
+                place = shutil.copytree(place, folder / "recorded" / name, dirs_exist_ok=True)
+            return load_run(place)
     return None
 
 

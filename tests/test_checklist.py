@@ -184,6 +184,7 @@ def test_evidence_names_the_norms_and_standardized_filters(tmp_path, recipe, exp
         ({"recipe": changed(PLATEAU["layer"], {"width": 32})}, "11,173,962 parameters"),
         ({"recipe": with_values(PLATEAU["layer"], "Rotate", limit=(-15, 15))}, "RandomCrop 32"),
         ({"recipe": dataclasses.replace(PLATEAU["layer"], augmentation=())}, "RandomCrop 32"),
+        ({"recipe": with_values(PLATEAU["batch"], "Rotate", limit=0)}, "Albumentations"),
         ({"recipe": dataclasses.replace(PLATEAU["batch"], augmentation=())}, "Albumentations"),
         ({"recipe": with_values(PLATEAU["batch"], "Rotate", p=0.0)}, "Albumentations"),
         ({"recipe": with_values(PLATEAU["batch"], "CoarseDropout", p=0.0)}, "Albumentations"),

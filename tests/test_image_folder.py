@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 import unicodedata
 
 import numpy as np
@@ -13,17 +14,57 @@ from helpers.data import load_data
 from helpers.plumbing.errors import UNPRINTABLE, CourseError
 from helpers.plumbing.image_folder import decode
 
+RAMP = np.linspace(0, 1, 1024).reshape(32, 32)
+
+
+def tiff(pixels: np.ndarray, bits: int, sample_format: int, photometric: int = 1) -> bytes:
+    """A grey or colour TIFF by its specification: SampleFormat 1 unsigned, 2 signed, 3 floating-point."""
+    colours, content, bits_at = pixels.size // 1024, pixels.tobytes(), 8 + 2 + 10 * 12 + 4
+    fields = {256: (4, 32), 257: (4, 32), 259: (3, 1), 262: (3, 2 if colours == 3 else photometric), 277: (3, colours)}
+    fields |= {278: (4, 32), 279: (4, len(content)), 339: (3, sample_format), 273: (4, bits_at + 2 * colours)}
+    entries = [struct.pack("<HHII", key, kind, 1, value) for key, (kind, value) in fields.items()]
+    entries.append(struct.pack("<HHII", 258, 3, colours, bits if colours == 1 else bits_at))
+    directory = b"".join(sorted(entries, key=lambda entry: struct.unpack("<H", entry[:2])))
+    return b"II*\0" + struct.pack("<IH", 8, 10) + directory + bytes(4) + struct.pack("<H", bits) * colours + content
+
+
+def decoded(tmp_path, content: bytes) -> np.ndarray:
+    (tmp_path / "picture.dat").write_bytes(content)  # the content decides, not the name
+    image, _ = decode(tmp_path / "picture.dat")
+    assert image.dtype == np.uint8 and image.shape == (32, 32, 3)
+    return image
+
+
 # --- numbers
 
 
-def test_grey_of_16_bits_and_of_floats_becomes_the_same_ramp_and_other_numbers_are_refused(tmp_path):
-    path, ramp = tmp_path / "ramp.tif", np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)
-    for values in ((ramp * 65535).astype(np.uint16), ramp):
-        Image.fromarray(values).save(path)
-        assert np.abs(decode(path)[0] - 255 * ramp[..., None]).max() <= 1
-    Image.fromarray(255 * ramp).save(path)
-    with pytest.raises(ValueError, match="from 0 to 255, not from 0 to 1"):
-        decode(path)
+@pytest.mark.parametrize(
+    ("form", "bits", "sample_format"), [("<u1", 8, 1), ("<u2", 16, 1), ("<u4", 32, 1), ("<f4", 32, 3)]
+)
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_grey_of_every_type_becomes_the_same_ramp(tmp_path, form, bits, sample_format, photometric):
+    values = (RAMP * (1 if sample_format == 3 else 2**bits - 1)).astype(form)
+    content = tiff(values, bits, sample_format, photometric)
+    if form == "<u4" and photometric == 0:  # Pillow reads none such
+        content = tiff(~values, bits, sample_format)
+    expected = 255 * (RAMP if photometric else 1 - RAMP)  # 0: white is zero
+    assert np.abs(decoded(tmp_path, content) - expected[..., None]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "bits", "sample_format", "said"),
+    [
+        (RAMP.astype("<f4") * 255, 32, 3, "from 0 to 255, not from 0 to 1"),
+        (RAMP.astype("<f4") - 0.5, 32, 3, "from -0.5 to 0.5, not"),
+        (np.where(RAMP > 0.5, np.nan, RAMP).astype("<f4"), 32, 3, "from nan to nan, not"),
+        ((RAMP * 200 - 100).astype("i1"), 8, 2, "signed, from -100 to 100"),
+        ((RAMP * 4000 - 1000).astype("<i2"), 16, 2, "signed, from -1000 to 3000"),
+        ((RAMP * 70000).astype("<i4"), 32, 2, "signed, from 0 to 70000"),
+    ],
+)
+def test_other_numbers_are_refused_with_the_range_that_was_found(tmp_path, values, bits, sample_format, said):
+    with pytest.raises(ValueError, match=said):
+        decoded(tmp_path, tiff(values, bits, sample_format))
 
 
 # --- transparency

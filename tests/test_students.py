@@ -68,6 +68,7 @@ def test_solutions_of_every_form_go(tmp_path, as_text):
     [
         ("code", "a = ...\n# SOLUTION\na = 1", "'# SOLUTION' looks like a mark"),
         ("code", "a = 1\n# END", "'# END' looks like a mark"),
+        ("code", "# SOLUTION\na = 1\nb = ...\n# SOLUTION\nb = 2\n# END", "'# SOLUTION' looks like a mark"),
         ("code", "# Begin Solution\na = 1\n# End Solution", "'# Begin Solution' looks like a mark"),
         ("code", "### BEGIN SOLUTION\na = 1\n### END SOLUTION", "'### BEGIN SOLUTION' looks like a mark"),
         ("code", "x = 1  # SOLUTION", "'x = 1  # SOLUTION' looks like a mark"),

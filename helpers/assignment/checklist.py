@@ -187,18 +187,20 @@ def _no_annihilation(run: Run, model: nn.Module) -> tuple[bool, str]:
 
 
 def _transforms(wanted: tuple[tuple[str, dict], ...], run: Run, model: nn.Module) -> tuple[bool, str]:
-    """Tell whether the pipeline has each of these once, with these arguments; padding before the crop."""
-    given = dict(_spelt_out(*transform) for transform in run.recipe.augmentation)
+    """Tell whether the pipeline has each of these once, with these arguments, able to act; padding before the crop."""
+    pipeline = [_spelt_out(*transform) for transform in run.recipe.augmentation]
+    names, given = [name for name, _ in pipeline], dict(pipeline)
     other = [
         f"{name} with {key} {given[name].get(key)}, not {value}"
         for name, arguments in wanted
         for key, value in arguments.items()
         if name in given and given[name].get(key) != value
     ]
-    able = all(name in given and given[name]["p"] > 0 for name, _ in wanted)
-    able &= len(given) == len(run.recipe.augmentation)
-    order = [[name for name in names if name in ("PadIfNeeded", "RandomCrop")] for names in (given, dict(wanted))]
-    listed = [name + f" (p {values['p']:g})" * (values["p"] < 1) for name, values in given.items()]
+    limits = {name: [value for key, value in given[name].items() if "limit" in key] for name in given}
+    idle = {name for name in given if not given[name]["p"] or (limits[name] and not np.any(limits[name]))}
+    able = all(names.count(name) == 1 and name not in idle for name, _ in wanted)
+    order = [[name for name in part if name in ("PadIfNeeded", "RandomCrop")] for part in (names, dict(wanted))]
+    listed = [name + f" (p {values['p']:g})" * (values["p"] < 1) for name, values in pipeline]
     return not other and able and order[0] == order[1], "; ".join((" → ".join(listed) or "none", *other))
 
 

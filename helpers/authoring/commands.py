@@ -58,7 +58,9 @@ def run_report(options: argparse.Namespace) -> int:
 
     if options.check:
         faults = report.check()
-        print("\n".join(faults) or "Pages and images/ match results/.")
+        print("\n".join(faults or ["Pages and images/ match results/."]))
+        if faults:
+            print("`python -m helpers report` brings them up to date.")
         return 1 if faults else 0
     written = report.report(load_data(options.data) if options.data else None)
     names = ", ".join(str(path.relative_to(settings.REPOSITORY)) for path in written)

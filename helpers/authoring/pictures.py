@@ -137,12 +137,8 @@ def gallery_pictures(run: Run, data: Data | None) -> dict[str, Picture]:
     return pictures
 
 
-def _gallery_record(run: Run) -> dict:
-    return json.loads((run.folder / "gallery.json").read_text(encoding="utf-8"))
-
-
 def _gallery_source(run: Run) -> list:
-    return [_gallery_record(run), run.summary["weights"]]
+    return [json.loads((run.folder / "gallery.json").read_text(encoding="utf-8")), run.summary["weights"]]
 
 
 def front_picture(results: Results, data: Data | None) -> list[Picture]:
@@ -181,7 +177,7 @@ def _draw_front(test: RangeTest, run: Run, data: Data, rows: int) -> Figure:
 
 def _draw_mistakes(panel: SubFigure, run: Run, data: Data) -> None:
     """Four of the most confident mistakes, of four classes, each beside its heatmap for the predicted class."""
-    indices = np.array(_gallery_record(run)["misclassified"])
+    indices = np.array(_gallery_source(run)[0]["misclassified"])
     _, firsts = np.unique(data.test.labels[indices], return_index=True)
     indices, model, seen = indices[np.sort(firsts)[:4]], load_model(run), data.normalised_by(run.recipe)
     images, labels = data.test.images[indices], data.test.labels[indices]

@@ -50,12 +50,12 @@ def rename(
         changes.append(("LICENSE", rf"(?<=\n)\n(?=Permission)(?<!{re.escape(holder)}\n\n)", notice))
     changed = []
     for path in (path for pattern in FILES for path in sorted(folder.glob(pattern))):
-        name, old_text = path.relative_to(folder), path.read_bytes().decode()
+        name, old_text = path.relative_to(folder), path.read_bytes().decode(errors="surrogateescape")
         text = old_text
         for place, pattern, put in changes:
             if place in (None, name.as_posix()) and put not in re.findall(pattern, text):
                 text = re.sub(pattern, lambda _, put=put: put, text)
         if text != old_text:
-            write_atomically(path, lambda file, text=text: file.write(text.encode()))
+            write_atomically(path, lambda file, text=text: file.write(text.encode(errors="surrogateescape")))
             changed.append(name)
     return changed

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellControlSignal, DeadKernelError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from PIL import Image
 
 from helpers.plumbing.errors import CourseError
@@ -41,8 +41,10 @@ def render(path: Path, data: str, root: Path = REPOSITORY) -> None:
         options = {"extra_arguments": ["--log-level=ERROR"], "kernel_name": "python3", "coalesce_streams": True}
         client = NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(path.parent)}}, **options)
         try:
-            client.execute(env=os.environ | course | {"TQDM_DISABLE": "1"})
-        except (CellControlSignal, DeadKernelError) as error:
+            client.execute(env=os.environ | course | {"TQDM_DISABLE": "1", "MPLBACKEND": ""})  # "": figures are shown
+        except CellExecutionError as error:
+            raise CourseError(f"{path.name} stopped: {error.ename}: {error.evalue}") from error
+        except (CellTimeoutError, DeadKernelError) as error:
             raise CourseError(f"{path.name} stopped: {error}") from error
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)

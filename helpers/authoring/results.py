@@ -44,7 +44,9 @@ def load_results(root: Path = REPOSITORY) -> Results:
         if isinstance(result, Run):
             by_recipe[result.recipe.name].append(result)
         else:
-            range_tests[result.settings["recipe"]["name"]] = result
+            name = result.settings["recipe"]["name"]
+            if range_tests.setdefault(name, result) is not result:
+                raise CourseError(f"results/ holds two range tests of {name}: take one out.")
     for runs in by_recipe.values():
         runs.sort(key=lambda run: run.config["seed"])
     tables = (root / "results" / f"{name}.csv" for name in ("lost_classes", "lost_classes_epoch"))
@@ -75,7 +77,7 @@ def _checked(folder: Path) -> Run | RangeTest:
         result.check_finished()
         settings, kept = result.config | {"recipe": as_dict(result.recipe)}, dict
     check_data(settings["data"]["fingerprint"], folder)
-    own = RECIPES.get(settings["recipe"]["name"])
+    own = RECIPES.get(settings["recipe"].get("name"))
     changes = compared(kept(settings["recipe"]), kept(as_dict(own))) if own else ["none of its name"]
     if changes:
         raise CourseError(

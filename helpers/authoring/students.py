@@ -17,7 +17,7 @@ from helpers.plumbing.files import make_folder, write_text
 from helpers.settings import REPOSITORY
 
 NOTEBOOKS = REPOSITORY / "notebooks"
-SOLUTION = re.compile(r"(?ms)^[ \t]*(?:#|<!--) *SOLUTION\b.*?^[ \t]*(?:#|<!--) *END\b[^\n]*\n?")
+SOLUTION = re.compile(r"(?ms)^[ \t]*(?:#|<!--) *SOLUTION\b((?!\bSOLUTION\b).)*?^[ \t]*(?:#|<!--) *END\b[^\n]*\n?")
 # What looks like a mark and is left: without its pair, or written in another way.
 LEFT = re.compile(r"(?m)^.*\bSOLUTION.*|^.*(?:#|<!--)\W*(?i:(?:begin\W+)?solutions?\b).*|^[ \t]*(?:#|<!--) *END\b.*")
 # What the edition is without: tests know the answers, results/ and images/ are of our runs.
@@ -69,9 +69,10 @@ def make_student_copies(out: Path, notebooks: Path = NOTEBOOKS) -> list[Path]:
         for cell in notebook.cells:
             cell.source = SOLUTION.sub("", cell.source).rstrip("\n")
             if left := LEFT.search(cell.source):
+                where = f"{path.name}, cell {cell.get('id', '?')}"
                 raise CourseError(
-                    f"{path.name}, cell {cell.id}: {left[0].strip()!r} looks like a mark of a solution and is none; "
-                    "one stands between lines # SOLUTION and # END, in Markdown <!-- SOLUTION --> and <!-- END -->."
+                    f"{where}: {left[0].strip()!r} looks like a mark of a solution and is none; one stands between "
+                    "lines # SOLUTION and # END, in Markdown <!-- SOLUTION --> and <!-- END -->."
                 )
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None

@@ -126,8 +126,10 @@ def pick_device() -> Device:
     if torch.cuda.is_available():
         if (gpus := torch.cuda.device_count()) <= distributed.LOCAL_RANK:
             raise CourseError(f"torchrun: each process needs a GPU, so use --nproc-per-node {gpus} on this machine.")
-        device = torch.device("cuda", distributed.LOCAL_RANK)
-        torch.cuda.set_device(device)
+        device = torch.device("cuda")
+        if processes > 1:
+            device = torch.device("cuda", distributed.LOCAL_RANK)
+            torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True  # thousands of steps of one shape repay the search
         dtype = torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
         return Device(device, dtype, times + torch.cuda.get_device_name())

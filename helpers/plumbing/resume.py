@@ -1,6 +1,5 @@
 """Spares the reader resuming: what a training is made of as a dict, and back, so that it goes on bit for bit."""
 
-import operator
 import random
 from pathlib import Path
 
@@ -32,13 +31,9 @@ PROGRESS = TypeAdapter(Progress)
 
 def checked_seed(seed: object) -> int:
     """The seed as an int, numpy's integers as well. Raises CourseError unless it is one from 0 up to 2**63 - 1."""
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        number = -1
-    if isinstance(seed, bool) or not 0 <= number < 2**63:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
         raise CourseError(f"seed has to be a whole number from 0 to 2**63 - 1, not {seed!r}.")
-    return number
+    return int(seed)
 
 
 def seed_everything(seed: int) -> None:
