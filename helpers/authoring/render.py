@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import write_text
@@ -67,10 +67,16 @@ def _tidy(cell: nbformat.NotebookNode) -> None:
 
 
 def _smaller(png: str) -> tuple[str, str]:
-    """The picture's type and bytes: as PNG with 256 colours, or as JPEG, as photographs are much smaller."""
+    """The picture's type and bytes: a chart as PNG with few colours, photographs as JPEG where that is much smaller."""
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
-    chart, photograph = io.BytesIO(), io.BytesIO()
-    image.quantize(256, method=Image.Quantize.MEDIANCUT).save(chart, "PNG", optimize=True)
-    image.save(photograph, "JPEG", optimize=True, quality=60)  # below, letters in pictures blur
-    kind, smaller = min(("image/png", chart), ("image/jpeg", photograph), key=lambda pair: len(pair[1].getbuffer()))
-    return kind, base64.b64encode(smaller.getvalue()).decode()
+    few = image.quantize(256, method=Image.Quantize.MEDIANCUT)
+    changed = max(ImageStat.Stat(ImageChops.difference(image, few.convert("RGB"))).mean)  # of 255, over the pixels
+    smaller = min(png, _encoded(few if changed <= 1.5 else image, "PNG"), key=len)
+    photograph = _encoded(image, "JPEG", quality=60)  # below, letters in pictures blur
+    return ("image/jpeg", photograph) if 3 * len(photograph) < 2 * len(smaller) else ("image/png", smaller)
+
+
+def _encoded(image: Image.Image, kind: str, **options) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, optimize=True, **options)
+    return base64.b64encode(buffer.getvalue()).decode()
