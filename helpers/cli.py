@@ -134,8 +134,8 @@ def run_lr_find(options: argparse.Namespace) -> None:
     from helpers import lr_finder
     from helpers.figures import drawing, plots
 
-    default = lr_finder.FAST_STEPS if options.fast else lr_finder.STEPS
-    steps = default if options.steps is None else options.steps
+    usual = lr_finder.FAST_STEPS if options.fast else lr_finder.STEPS
+    steps = usual if options.steps is None else options.steps
     result = lr_finder.find_lr(recipe, data, folder, seed=options.seed, steps=steps)
     curve = lr_finder.lr_find_folder(folder, recipe, data, options.seed) / "lr_find.png"
     drawing.save(plots.plot_range_test(result), curve)

@@ -21,7 +21,7 @@ def map_sizes(model: nn.Module, every: bool = False) -> dict[str, tuple[int, int
     Blocks are the network's children, in torchvision's networks those of `features`; with `every`, or if no block has
     maps of 5x5, all modules. Those whose output has no positions left, such as the last pooling, are missing.
     """
-    sizes, network = {}, copy.deepcopy(model).float().eval()
+    sizes, network = {}, _float32_copy(model)
 
     def note(name: str, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:] != (1, 1):
@@ -54,18 +54,25 @@ def pick_layer(model: nn.Module, name: str | None = None) -> tuple[str, tuple[in
     return name, every[name]
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
+@torch.inference_mode(False)  # a copy made in inference mode could not be differentiated
 def heatmaps(model: nn.Module, images: Tensor, classes: Sequence[int], layer: str | None = None) -> np.ndarray:
     """Map what speaks for class `classes[k]` in image k, as maps (N, H, W), each scaled to fill [0, 1].
 
     Where nothing speaks for the class, the map is zero. `images` (N, 3, H, W) are normalised as for the network. It
-    works on a float32 copy in evaluation mode: the model keeps its mode, gradients and hooks. Raises CourseError for
-    an unknown layer, and for classes that are not one for each image.
+    works on a float32 copy in evaluation mode, without compilation: the model keeps its mode, gradients and hooks.
+    Raises CourseError for an unknown layer, and for classes that are not one for each image.
     """
     if len(classes) != len(images):  # the library would answer with empty maps
         raise CourseError(f"{len(images)} images need as many classes to explain, not {len(classes)}.")
-    network = copy.deepcopy(model).float().eval().requires_grad_()
-    images = images.detach().to(next(network.parameters()).device, torch.float32)
-    with GradCAM(network, [network.get_submodule(pick_layer(model, layer)[0])]) as cam:
-        return cam(images, [ClassifierOutputTarget(int(label)) for label in classes])
+    network = _float32_copy(model).requires_grad_(False)  # gradients of maps are wanted, not of weights
+    cam = GradCAM(network, [network.get_submodule(pick_layer(model, layer)[0])])
+    images = images.detach().to(next(network.parameters()).device, torch.float32).clone().requires_grad_(True)
+    try:  # as a context manager it would hide an IndexError
+        with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+            return cam(images, [ClassifierOutputTarget(int(label)) for label in classes])
+    finally:
+        cam.activations_and_grads.release()
+
+
+def _float32_copy(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(getattr(model, "_orig_mod", model)).float().eval()

@@ -160,6 +160,7 @@ def test_plateau_assignment_kept_meets_every_demand(tmp_path, norm):
 
 _pad, _crop, *_rest = PLATEAU["layer"].augmentation
 CROP_FIRST, HOLE_TWICE = (_crop, _pad, *_rest), (_pad, _crop, _rest[0], *_rest)
+NO_SHIFT = {"hue_shift_limit": 0, "sat_shift_limit": (0, 0), "val_shift_limit": 0}
 
 
 @pytest.mark.parametrize(
@@ -185,6 +186,7 @@ def test_evidence_names_the_norms_and_standardized_filters(tmp_path, recipe, exp
         ({"recipe": with_values(PLATEAU["layer"], "Rotate", limit=(-15, 15))}, "RandomCrop 32"),
         ({"recipe": dataclasses.replace(PLATEAU["layer"], augmentation=())}, "RandomCrop 32"),
         ({"recipe": with_values(PLATEAU["batch"], "Rotate", limit=0)}, "Albumentations"),
+        ({"recipe": with_values(PLATEAU["batch"], "HueSaturationValue", **NO_SHIFT)}, "Albumentations"),
         ({"recipe": dataclasses.replace(PLATEAU["batch"], augmentation=())}, "Albumentations"),
         ({"recipe": with_values(PLATEAU["batch"], "Rotate", p=0.0)}, "Albumentations"),
         ({"recipe": with_values(PLATEAU["batch"], "CoarseDropout", p=0.0)}, "Albumentations"),

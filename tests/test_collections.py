@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import random_images, write_folder
 from scipy.io import savemat
-from test_data import Trap, assert_same_data, leftovers, multiset
+from test_data import assert_same_data, leftovers, multiset
 from torchvision.datasets import CIFAR10, SVHN, FashionMNIST
 
 import helpers.data
@@ -129,6 +129,14 @@ def test_archive_with_a_wrong_md5_is_named_and_never_opened(official, monkeypatc
     message = refused("cifar10")
     assert f"{path} is truncated or damaged (its MD5 is wrong): delete it" in message and CIFAR10.tgz_md5 in message
     assert leftovers(path.parent) == [] and path.exists()
+
+
+class Trap:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])

@@ -158,14 +158,6 @@ def test_damaged_cache_is_rebuilt(image_folder, damage, request):
     assert_same_data(load_data(str(image_folder)), first)
 
 
-class Trap:
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
 def test_read_only_file_system_still_loads(image_folder, monkeypatch, capsys):
     def refuse(self, *args, **kwargs):
         raise OSError(30, "Read-only file system", str(self))

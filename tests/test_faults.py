@@ -120,13 +120,13 @@ def slowly():
     register_optimizer_step_pre_hook(lambda *_: time.sleep(10) if next(steps) == 3 else None)
 
 
-def in_its_second_epoch(images, folder, prepare=slowly, **options):
-    return train(images, folder, epochs=2, prepare=prepare, **options).wait_for("EPOCH: 2")
+def in_its_second_epoch(images, folder):
+    return train(images, folder, epochs=2, prepare=slowly).wait_for("EPOCH: 2")
 
 
-def goes_on(images, folder, **options):
+def goes_on(images, folder):
     """The same command goes on after the first of its two epochs, to the last figures; drawing is not waited for."""
-    command = train(images, folder, epochs=2, **options).wait_for("Reported:")
+    command = train(images, folder, epochs=2).wait_for("Reported:")
     assert f"Resuming {NAME} after epoch 1 of 2." in command.output
     assert command.send(signal.SIGKILL).end() == -signal.SIGKILL
     return True

@@ -100,6 +100,20 @@ def test_networks_and_images_of_low_precision_are_explained_in_float32(dtype):
     np.testing.assert_allclose(low, heatmaps(network, images, [0, 1], "first"), atol=0.1)
 
 
+def test_frozen_compiled_and_inference_mode_are_no_hindrance():
+    network, images = small_network(), torch.randn(2, 3, 32, 32)
+    expected = heatmaps(network, images, [0, 1], "first")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(heatmaps(network, images.clone(), [0, 1], "first"), expected)
+    np.testing.assert_array_equal(heatmaps(network.requires_grad_(False), images, [0, 1], "first"), expected)
+    np.testing.assert_array_equal(heatmaps(torch.compile(network), images, [0, 1], "first"), expected)
+
+
+def test_an_unknown_class_is_no_silent_nothing():
+    with pytest.raises(IndexError):
+        heatmaps(small_network(), torch.randn(1, 3, 32, 32), [99], "first")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

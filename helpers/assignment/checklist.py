@@ -210,6 +210,8 @@ def _spelt_out(name: str, arguments: dict) -> tuple[str, dict]:
         name, arguments = "PadIfNeeded", PAD[1] | {"p": arguments.get("p", 1.0)}
     if name == "CutOut" and arguments.get("holes", 1) == 1:  # our own, whose hole may stick out
         name, arguments = "CoarseDropout", _cutout(arguments["size"])[1] | {"p": arguments.get("p", 0.5)}
+    if name == "HueSaturationValue":  # what is not named has albumentations' default
+        arguments = dict.fromkeys(("hue_shift_limit", "sat_shift_limit", "val_shift_limit"), 20) | arguments
     limits = {key: (-value, value) for key, value in arguments.items() if "limit" in key and np.isscalar(value)}
     return name, {"p": 1.0 if name in ("Pad", "PadIfNeeded", "RandomCrop") else 0.5} | arguments | limits
 
