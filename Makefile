@@ -1,4 +1,4 @@
-# make run        execute all notebooks in order, in fast mode on synthetic pictures
+# make run        execute all notebooks in order, in fast mode on synthetic pictures; empties runs/fast first
 # make test       linter, pages and figures against results/, unit tests, notebooks under nbval; then which failed
 # make test-all   the same with the slow tests; make lint, format, page, unit, notebooks: one part
 # make reproduce  train every recipe at full length, then report: make reproduce DATA=cifar10
@@ -8,7 +8,9 @@
 # Without make, as on Windows, in a virtual environment:
 #   python -m pip install -e ".[test]"
 #   python -m pytest -m "not slow"
-#   python -m pytest --nbval-lax --nbval-current-env notebooks/     with COURSE_FAST=1 and COURSE_DATA=synthetic set
+# and with COURSE_FAST=1 and COURSE_DATA=synthetic set (PowerShell: $env:COURSE_FAST = 1; $env:COURSE_DATA = "synthetic")
+#   python -m pytest --nbval-lax --nbval-current-env notebooks/
+#   jupyter nbconvert --to notebook --execute --output-dir runs/fast/notebooks notebooks/01_lr_range_test.ipynb     and the others
 
 PYTHON ?= python3
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
