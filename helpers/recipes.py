@@ -27,6 +27,16 @@ Channels = tuple[float, float, float]
 Transform = tuple[str, dict[str, Annotated[Any, BeforeValidator(_as_tuples)]]]
 
 
+def _in_a_sentence(cls, values, handler):
+    """Turn pydantic's complaint about a new object of the class into a CourseError."""
+    try:
+        return handler(values)
+    except ValidationError as error:
+        if not hasattr(values, "kwargs"):  # a field of a recipe, not a call: the recipe's own validator says it
+            raise
+        raise CourseError(f"{in_words(error)} ({cls.__name__}).") from error
+
+
 @dataclass(frozen=True, config=STRICT)
 class OneCycle:
     """One cycle of the learning rate (Smith & Topin 2017): up from lr_min to lr_max, and down again."""
@@ -41,6 +51,7 @@ class OneCycle:
     momentum_max: Share | None = None  # momentum at lr_min
 
     lr_start = property(lambda self: self.lr_min)
+    _checked = model_validator(mode="wrap")(classmethod(_in_a_sentence))
 
     def stretched(self, factor: float) -> "OneCycle":
         return replace(self, peak_epoch=round(self.peak_epoch * factor, 12))
@@ -75,6 +86,7 @@ class Plateau:
 
     lr_start = property(lambda self: self.lr)
     mode = property(lambda self: "max" if self.monitor.endswith("_acc") else "min")
+    _checked = model_validator(mode="wrap")(classmethod(_in_a_sentence))
 
     def stretched(self, factor: float) -> "Plateau":
         return replace(self, warmup_epochs=round(self.warmup_epochs * factor, 12))
@@ -100,6 +112,7 @@ class About:
     claimed: float | None = None  # what others claim and no log proves
     source: str = ""  # repository of a published recipe
     differs: tuple[str, ...] = ()  # of a published recipe: what could not be repeated exactly
+    _checked = model_validator(mode="wrap")(classmethod(_in_a_sentence))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -402,6 +415,6 @@ def from_dict(values: dict) -> Recipe:
     kind = OneCycle if "lr_max" in values else Plateau
     try:
         schedule = kind(**{item.name: values.pop(item.name) for item in fields(kind) if item.name in values})
-    except ValidationError as error:
-        raise CourseError(f"The recipe {values.get('name')} cannot be trained: {in_words(error)}.") from error
+    except CourseError as error:
+        raise CourseError(f"The recipe {values.get('name')} cannot be trained: {error}") from error
     return Recipe(**values | {"schedule": schedule, "about": own.about if own else About()})

@@ -44,7 +44,9 @@ class Stopped(KeyboardInterrupt):
 def in_words(error: ValidationError) -> str:
     """The first of pydantic's complaints as a part of a sentence: which value, what it has to be, what it is."""
     first = error.errors(include_url=False)[0]
-    name = ".".join(map(str, first["loc"])) or "it"
+    name = ".".join(str(part) for part in first["loc"] if "[" not in str(part)) or "it"  # no validators' names
     if first["type"] in ("missing", "unexpected_keyword_argument"):
         return f"{name} is {'missing' if first['type'] == 'missing' else 'unknown'}"
+    if first["type"] == "json_invalid":
+        return f"it is no JSON ({first['ctx']['error']})"
     return f"{name} {first['msg'].replace('Input should', 'should')}, not {repr(first['input'])[:100]}"
