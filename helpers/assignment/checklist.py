@@ -114,9 +114,11 @@ def _custom_blocks(run: Run, model: nn.Module) -> tuple[bool, str]:
 
 
 def _only_norm(wanted: str, run: Run, model: nn.Module) -> tuple[bool, str]:
-    norms = [m for m in model.modules() if "Norm" in type(m).__name__]
-    one_group = {1: "layer normalisation"}  # which GroupNorm with a single group is
-    found = Counter(one_group.get(getattr(m, "num_groups", 0), type(m).__name__.removesuffix("2d")) for m in norms)
+    def kind(norm: nn.Module) -> str:
+        one_group = getattr(norm, "num_groups", None) == 1  # a GroupNorm that is layer normalisation
+        return "layer normalisation" if one_group else type(norm).__name__.removesuffix("2d")
+
+    found = Counter(kind(m) for m in model.modules() if "Norm" in type(m).__name__)
     listed = [f"{count} layers of {name}" for name, count in found.items()]
     if any(isinstance(m, StandardizedConv2d) for m in model.modules()):
         listed.append("filters standardized")
@@ -187,7 +189,7 @@ def _no_annihilation(run: Run, model: nn.Module) -> tuple[bool, str]:
 
 
 def _transforms(wanted: tuple[tuple[str, dict], ...], run: Run, model: nn.Module) -> tuple[bool, str]:
-    """Tell whether the pipeline has each of these once, with these arguments, able to act; padding before the crop."""
+    """Tell whether each of these transforms occurs once, with these arguments, and can act; padding before the crop."""
     pipeline = [_spelt_out(*transform) for transform in run.recipe.augmentation]
     names, given = [name for name, _ in pipeline], dict(pipeline)
     other = [
@@ -200,7 +202,7 @@ def _transforms(wanted: tuple[tuple[str, dict], ...], run: Run, model: nn.Module
     idle = {name for name in given if not given[name]["p"] or (limits[name] and not np.any(limits[name]))}
     able = all(names.count(name) == 1 and name not in idle for name, _ in wanted)
     order = [[name for name in part if name in ("PadIfNeeded", "RandomCrop")] for part in (names, dict(wanted))]
-    listed = [name + f" (p {values['p']:g})" * (values["p"] < 1) for name, values in pipeline]
+    listed = [f"{name} (p {values['p']:g})" if values["p"] < 1 else name for name, values in pipeline]
     return not other and able and order[0] == order[1], "; ".join((" → ".join(listed) or "none", *other))
 
 
@@ -226,7 +228,7 @@ CROP = ("RandomCrop", {"height": 32, "width": 32, "p": 1.0})
 
 
 def _plateau(run: Run, model: nn.Module) -> tuple[bool, str]:
-    """Tell whether a fresh scheduler, shown the recorded figures, comes to the recorded learning rates."""
+    """Tell whether a fresh scheduler, fed with the recorded figures, arrives at the recorded learning rates."""
     plateau, recorded = run.recipe.schedule, run.history["lr"]
     if not isinstance(plateau, Plateau):
         return False, f"the schedule is {type(plateau).__name__}"

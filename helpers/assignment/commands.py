@@ -54,10 +54,13 @@ def run_check(options: argparse.Namespace) -> int:
 
     paths = [Path(os.path.abspath(settings.named_run(name, options.runs))) for name in options.files]
     paths = [path.parent if path.name in KNOWN else path for path in paths]  # a file named for its run folder
-    if len(paths) == 1 and len([*paths[0].glob("*.zip")]) > 1:  # a folder of several hand-ins
-        paths = sorted(path for path in paths[0].iterdir() if not path.name.startswith("."))
-    alone = [path for path in paths if (path / "lr_find.json").exists() and not (path / "config.json").exists()]
-    runs = [path for path in paths if path not in alone]  # range tests, which are looked at with their runs
+    if len(paths) == 1 and paths[0].is_dir():
+        children = sorted(path for path in paths[0].iterdir() if not path.name.startswith("."))
+        zips = sum(path.suffix.lower() == ".zip" for path in children)
+        if zips > 1 or (len(children) > 1 and all(map(_may_be_hand_in, children))):  # a folder of several hand-ins
+            paths = children
+    range_tests = [path for path in paths if (path / "lr_find.json").exists() and not (path / "config.json").exists()]
+    runs = [path for path in paths if path not in range_tests]  # these are looked at with their runs
     if not runs:
         raise CourseError(f"{paths[0]} is a range test: name the folder of the run beside it.")
     table = Path(options.csv).expanduser() if options.csv else None
@@ -76,8 +79,15 @@ def run_check(options: argparse.Namespace) -> int:
     return max(each.status for each in grades)
 
 
+def _may_be_hand_in(path: Path) -> bool:
+    """Tell whether it is a zip, or a folder that is no run or range test itself."""
+    if path.is_dir():
+        return not any((path / name).exists() for name in ("config.json", "lr_find.json"))
+    return path.suffix.lower() == ".zip"
+
+
 def _by_student(paths: list[Path]) -> dict[str, list[Path]]:
-    """Files and folders by the name that they share, with those of the folders they are in where these are needed."""
+    """Group paths by name; names that collide get as many parent folders in front as tell them apart."""
     groups = {}
     for path in paths:
         name = path.stem if path.is_file() and path.suffix.lower() in (".zip", ".ipynb") else path.name
@@ -108,9 +118,9 @@ def _row(grade) -> dict[str, object]:
 
 
 def _as_csv(rows: list[dict]) -> str:
-    """Rows with the headings of all of them, in UTF-8 with the mark by which a spreadsheet knows it.
+    """A table in UTF-8, with the mark by which spreadsheets know it, and the headings of all rows.
 
-    What begins like a formula gets an apostrophe: names come from strangers.
+    Text that begins like a formula gets an apostrophe: names come from strangers.
     """
     headings = dict.fromkeys([*(key for row in rows for key in [*row][:-3]), *[*rows[0]][-3:]])
     out = io.StringIO()
@@ -118,7 +128,8 @@ def _as_csv(rows: list[dict]) -> str:
     writer.writeheader()
     for row in rows:
         texts = {key: printable(value) for key, value in row.items() if isinstance(value, str)}
-        writer.writerow(row | {key: "'" * (text[:1] in set("=+-@")) + text for key, text in texts.items()})
+        safe = {key: f"'{text}" if text.startswith(("=", "+", "-", "@")) else text for key, text in texts.items()}
+        writer.writerow(row | safe)
     return "\ufeff" + out.getvalue()
 
 

@@ -38,7 +38,8 @@ def check(name: str, answer: object) -> None:
 def print_solved() -> None:
     """Print how many of the exercises that were checked so far are solved, and which are not."""
     unsolved = [name for name, solved in SOLVED.items() if not solved]
-    print(f"{len(SOLVED) - len(unsolved)} of {len(SOLVED)} solved" + f"; to do: {', '.join(unsolved)}" * bool(unsolved))
+    to_do = f"; to do: {', '.join(unsolved)}" if unsolved else ""
+    print(f"{len(SOLVED) - len(unsolved)} of {len(SOLVED)} solved{to_do}")
 
 
 def find_problem(exercise: Iterator, answer: object) -> str:

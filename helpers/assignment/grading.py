@@ -12,12 +12,10 @@ import json
 import math
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Lock
 
 import numpy as np
 import torch
@@ -28,6 +26,7 @@ from helpers.assignment.exercises import EXERCISES, find_problem
 from helpers.assignment.hand_in import NEEDED, find_runs
 from helpers.data import load_data
 from helpers.models import make_model
+from helpers.plumbing.devices import out_of_memory
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import file_digest, in_half_precision
 from helpers.plumbing.progress import progress_bar
@@ -39,7 +38,7 @@ from helpers.settings import REPOSITORY
 ADVICE = re.compile(r": (ask for|delete|fetch|it was kept|move|put|train|`)[^:]*$")  # to those who train
 LOG_LINE = re.compile(r"^(?:Train|Validation|Test) set: Average loss: ([\d.]+), Accuracy: (\d+)/([1-9]\d*) ", re.M)
 ASKING = ("resnet18_batchnorm", "resnet18_layernorm")  # for galleries: these assignments
-ONE_AT_A_TIME, load_images = Lock(), lru_cache(maxsize=2)(load_data)  # a class has mostly the same images
+load_images = lru_cache(maxsize=2)(load_data)  # a class has mostly the same images
 
 
 @dataclass
@@ -82,9 +81,9 @@ def grade(hand_ins: dict[str, list[Path]], source: str | None = None) -> list[Gr
     """
     if source:
         load_images(source)
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        graded = pool.map(partial(_grade_student, source=source), hand_ins, hand_ins.values())
-        grades = [each for some in progress_bar(graded, "Grading", len(hand_ins), "hand-in") for each in some]
+    grades = []
+    for student, paths in progress_bar(hand_ins.items(), "Grading", unit="hand-in"):
+        grades += _grade_student(student, paths, source)
     folders = sorted(path.parent for path in REPOSITORY.glob("results/*/summary.json"))
     recorded = [Grade(f"the recorded results/{folder.name}", folder) for folder in folders]
     for each in recorded:
@@ -95,10 +94,13 @@ def grade(hand_ins: dict[str, list[Path]], source: str | None = None) -> list[Gr
         for theirs in (*grades, *recorded):
             copies.setdefault(_shared(mine, theirs), []).append(theirs)
         for what in filter(None, copies):
-            seeds = ["" if each.seed == mine.seed else f", but for the seed {each.seed}" for each in copies[what]]
-            names = [each.student + seed for each, seed in zip(copies[what], seeds, strict=True)]
-            named = " and ".join(names[:4] + [f"{len(names) - 4} others"] * (len(names) > 4))
-            mine.problems.append(f"its {what} are those of {named}")
+            others = []
+            for each in copies[what]:
+                others.append(
+                    each.student if each.seed == mine.seed else f"{each.student}, but for the seed {each.seed}"
+                )
+            listed = others[:4] + ([f"{len(others) - 4} others"] if len(others) > 4 else [])
+            mine.problems.append(f"its {what} are those of {' and '.join(listed)}")
         mine.demands = [] if mine.problems else mine.demands  # no count of what may be another's
     return sorted(grades, key=lambda each: each.student.casefold())
 
@@ -126,14 +128,14 @@ def _grade_run(grade: Grade, source: str | None) -> Grade:
         _open_run(grade)
         grade.problems += contradictions(grade.run)
         if source and not grade.problems:
-            with ONE_AT_A_TIME:
-                _measure(grade, source)
+            _measure(grade, source)
         if not grade.problems:
             grade.demands = [*checklist(grade.run), *_galleries(grade.run)]
     except CourseError as error:
         grade.unusable = _without_advice(error, grade.folder)
     except Exception as error:  # strangers' files can fail as anything
-        grade.unusable = f"{grade.folder.name} is damaged ({error!r})"
+        what = "did not fit into this machine's memory" if out_of_memory(error) else "is damaged"
+        grade.unusable = f"{grade.folder.name} {what} ({error!r})"
     return grade
 
 
