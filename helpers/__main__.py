@@ -12,7 +12,8 @@ from helpers.plumbing.errors import CourseError
 try:
     from helpers.cli import main
 except CourseError as error:  # a recipe in helpers/recipes.py that cannot be trained
-    sys.exit(print(f"Error: {error}", file=sys.stderr) or 2)
+    print(f"Error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 interrupted = -math.inf
 

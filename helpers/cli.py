@@ -160,7 +160,7 @@ def run_gallery(options: argparse.Namespace) -> None:
 
     run = load_run(settings.named_run(options.run, options.runs))
     model = load_model(run)
-    given, name = options.data or settings.data_given(), run.config["data"]["name"]
+    given, name = options.data or os.environ.get("COURSE_DATA"), run.config["data"]["name"]
     if not given and name not in NAMES:  # what the file says may be anywhere
         raise CourseError(f"{run.folder.name} was trained on a folder called {name}: name it with --data.")
     made = galleries.save_gallery(run, load_data(given or name, limit=run.limit), model, options.count)

@@ -76,10 +76,12 @@ class Data:
 
 
 def demo_mark(data: str, notes: Sequence[str], short: bool = False) -> str:
-    """The mark of what is no result: drawn pictures, a part of the images, a short training; or nothing."""
-    limited = any(note.startswith("limited to ") for note in notes)
-    kinds = {"synthetic": data == "synthetic", "limited images": limited, "short": short}
-    return next((f"DEMO · {kind}" for kind, true in kinds.items() if true), "")
+    """Mark what is no result: drawn pictures, a part of the images, a short training; "" for all else."""
+    if data == "synthetic":
+        return "DEMO · synthetic"
+    if any(note.startswith("limited to ") for note in notes):
+        return "DEMO · limited images"
+    return "DEMO · short" if short else ""
 
 
 @distributed.first_of_each_machine()  # decodes; the others read what it cached
@@ -93,22 +95,23 @@ def load_data(source: str = "cifar10", *, limit: int | None = None) -> Data:
         raise CourseError(f"limit has to be 1 or more, not {limit}.")
     source = str(source)
     named = source.lower() in NAMES
-    found = _named_source(source.lower()) if named else _folder_source(Path(source).expanduser())
-    pictures = image_sources.load(found)
+    place = _named_source(source.lower()) if named else _folder_source(Path(source).expanduser())
+    pictures = image_sources.load(place)
     train, test = Split(*pictures.train), Split(*pictures.test)
     statistics = channel_statistics(train.images)
-    data = Data(found.name, pictures.classes, train, test, *statistics, pictures.fingerprint, pictures.notes)
+    data = Data(place.name, pictures.classes, train, test, *statistics, pictures.fingerprint, pictures.notes)
     if data.name in NAMES and not named and data.fingerprint != CIFAR10_FINGERPRINT:
-        data = replace(data, notes=(f"a folder of that name, not the {data.name} of the course", *data.notes))
+        note = f"a folder called {data.name}, not checked against the course's {data.name}"
+        data = replace(data, notes=(note, *data.notes))
     whole = limit is None or limit >= max(len(data.train), len(data.test))
     return data if whole else _limited(data, limit)
 
 
 def stratified_split(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of `count` images, each class drawn in proportion, and of the rest; each sorted.
+    """Indices of `count` images, drawn from each class in proportion, and of the rest; both sorted.
 
-    Class k gets its share of `count`, rounded so that the shares add up: of a rare class that may be none, see
-    `missing_classes`. The same seed draws the same.
+    Shares are rounded so that they add up to `count`; a rare class may get none, see `missing_classes`. The same seed
+    draws the same.
     """
     rng = np.random.default_rng(seed)
     by_class = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
@@ -119,7 +122,7 @@ def stratified_split(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndar
 
 
 def missing_classes(labels: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """The classes that none of the labels (N,) stands for."""
+    """The classes that none of the labels (N,) belongs to."""
     return [classes[label] for label in np.setdiff1d(np.arange(len(classes)), labels)]
 
 
@@ -135,12 +138,13 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _named_source(name: str) -> Source:
     if name == "synthetic":
         return image_sources.synthetic_pictures(settings.data_folder(), SYNTHETIC_COUNTS)
-    return image_sources.collection(name, settings.data_folder(), settings.cifar10_url() * (name == "cifar10"))
+    address = settings.cifar10_url() if name == "cifar10" else ""
+    return image_sources.collection(name, settings.data_folder(), address)
 
 
 def _folder_source(folder: Path) -> Source:
-    beside = settings.REPOSITORY / folder  # notebooks run in notebooks/
-    return image_folder.folder_source(beside if beside.exists() and not folder.exists() else folder)
+    in_repository = settings.REPOSITORY / folder  # notebooks run in notebooks/
+    return image_folder.folder_source(in_repository if in_repository.exists() and not folder.exists() else folder)
 
 
 def _limited(data: Data, limit: int) -> Data:

@@ -34,11 +34,11 @@ class BatchOrder(Sampler):
         return -(-self.count // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
-        order = np.arange(self.count)
-        seed = () if self.seed is None else (self.seed, self.epoch)
-        self.epoch += 1
-        if seed:
+        order, seed = np.arange(self.count), ()
+        if self.seed is not None:
+            seed = (self.seed, self.epoch)
             order = np.random.default_rng(seed).permutation(self.count)
+        self.epoch += 1
         for batch in range(len(self)):
             yield order[batch * self.batch_size : (batch + 1) * self.batch_size], (*seed, batch + 1)
 
@@ -93,7 +93,7 @@ def make_loaders(recipe: Recipe, data: Data, seed: int, device: Device) -> dict[
     if recipe.batch_size > len(train):
         raise CourseError(
             f"batch_size={recipe.batch_size} is larger than the training set ({len(train)} images): use more, or "
-            f"lower batch_size{' or validation_images' * bool(len(val))}, {CHANGE}."
+            f"lower batch_size{' or validation_images' if len(val) else ''}, {CHANGE}."
         )
     if gone := missing_classes(data.train.labels[train], data.classes):
         raise CourseError(
@@ -116,7 +116,7 @@ def make_loaders(recipe: Recipe, data: Data, seed: int, device: Device) -> dict[
 
 
 def held_out_notes(recipe: Recipe, data: Data, seed: int) -> list[str]:
-    """A note if the held-out images leave classes out, which they then say nothing of."""
+    """A note if some classes have no held-out image, so that the held-out figures say nothing about them."""
     val, _ = stratified_split(data.train.labels, recipe.validation_images, seed=seed)
     gone = missing_classes(data.train.labels[val], data.classes) if len(val) else []
     return [f"no image of {', '.join(gone[:5])} is held out: raise validation_images"] if gone else []

@@ -57,10 +57,8 @@ START_LR = {"SGD": 1e-4, **dict.fromkeys(("Adam", "AdamW", "RMSprop"), 1e-6)}  #
 END_LR = {"SGD": 10.0, **dict.fromkeys(("Adam", "AdamW", "RMSprop"), 1.0)}
 STEPS, FAST_STEPS = 100, 40
 SMOOTHING = 0.2  # weight of the newest loss in the running mean
-POINT_IMAGES, SWEEP_IMAGES = (
-    256,
-    12_800,
-)  # behind a point of the curve, and behind all of it, but for smaller last batches
+POINT_IMAGES = 256  # behind a point of the curve, but for smaller last batches
+SWEEP_IMAGES = 12_800  # behind all of it
 SHARE = 0.1  # of the descent, at either end of it
 NOISES, SMALLEST_DESCENT = 4, 0.002  # a smaller climb or fall is none: times the noise, and of the starting loss
 
@@ -122,7 +120,7 @@ def range_test(
 
 
 def unsmoothed(losses: np.ndarray) -> np.ndarray:
-    """The losses (S,) of which the library's running mean is `losses` (S,)."""
+    """Undo the library's running mean: smoothed losses (S,) to raw losses (S,)."""
     return np.append(losses[:1], (losses[1:] - (1 - SMOOTHING) * losses[:-1]) / SMOOTHING)
 
 
@@ -169,7 +167,6 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
     seed, data = checked_seed(seed), data.normalised_by(recipe)
     folder = lr_find_folder(folder, recipe, data, seed)
     config = configuration(recipe, data.describe(), seed)
-    # What the sweep does not depend on is left out: the schedule, whose bounds it is there to find.
     swept = {"recipe": swept_values(config["recipe"]), "data": config["data"], "seed": seed, "steps": steps}
     path = folder / "lr_find.json"
     if path.exists():
@@ -188,7 +185,7 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
         lrs, losses, suggestion, ended = range_test(model, optimizer, loader, device, recipe, steps)
         lr_min, lr_max = read_curve(lrs, losses)
         notes = [*data.notes, *change_notes(recipe, besides=NOT_SWEPT)]
-        notes += [f"{steps} steps instead of {STEPS}"] if steps != STEPS else []
+        notes += [f"{steps} steps instead of {STEPS}"] if steps < STEPS else []
         title = f"LR range test · {recipe.name} · {data.name} · seed {seed}"
         curve = {"lrs": lrs.tolist(), "losses": losses.tolist(), "raw": unsmoothed(losses).tolist()}
         found = {"lr_min": lr_min, "lr_max": lr_max, "steepest": suggestion, "ended": ended}

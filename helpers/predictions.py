@@ -75,7 +75,7 @@ def _named(data: dict) -> str:
 
 
 def select(predictions: Selection, *, correct: bool, count: int, order: str | None = None) -> Selection:
-    """The first `count` correctly or wrongly classified images in an order of ORDERS, or as many as there are.
+    """The first `count` correct or wrong predictions, or as many as there are, in an order of ORDERS.
 
     Without an `order`, mistakes come most confident first, and correct images from each class in turn, as the most
     confident of them are often all of one class. If there are none of that kind, the others, as the title says.
@@ -88,7 +88,8 @@ def select(predictions: Selection, *, correct: bool, count: int, order: str | No
     order = order or ("per-class" if correct else "confident")
     right = predictions.actual == predictions.predicted
     missing = "" if (right == correct).any() else KINDS[correct]
-    correct = correct != bool(missing)
+    if missing:
+        correct = not correct
     found = np.flatnonzero(right == correct)
     ranked = found if order == "first" else confident_first(predictions, found)
     if order == "per-class":

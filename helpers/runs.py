@@ -95,6 +95,7 @@ class Run:
 
 def load_run(folder: Path) -> Run:
     """Read a run folder. Raises CourseError if there is none or it is damaged."""
+    folder = Path(folder)
     if folder.is_file():
         raise CourseError(f"{folder} is a file of a run folder: name the folder, {folder.parent}.")
     try:
@@ -116,7 +117,10 @@ def load_run(folder: Path) -> Run:
             "`python -m helpers train`."
         ) from error
     except (OSError, ValueError, CourseError) as error:
-        raise CourseError(f"The run folder {folder} is damaged ({error}): move it away to train afresh.") from error
+        raise CourseError(
+            f"The run folder {folder} is damaged ({error}): train it again, which writes its tables anew, or move it "
+            "away to train afresh."
+        ) from error
 
 
 def find_run(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0) -> Run | None:
@@ -124,7 +128,7 @@ def find_run(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0) -> Run 
 
     Its values may differ from the recipe's: `run.recipe` has them.
     """
-    name = folder_name(recipe, data, seed)
+    folder, name = Path(folder), folder_name(recipe, data, seed)
     for place in (folder / name, settings.REPOSITORY / "results" / name):
         if (place / "summary.json").exists() and (place / "best.pt").exists():
             if place.parent != folder:
@@ -192,7 +196,7 @@ RANGE_TEST = TypeAdapter(RangeTest)
 def load_lr(path: Path) -> RangeTest:
     """Read an `lr_find.json`. Raises CourseError if there is none or it is damaged."""
     try:
-        result = read_json(path, RANGE_TEST)
+        result = read_json(Path(path), RANGE_TEST)
         lengths = {len(result.lrs), len(result.losses), len(result.raw) or len(result.lrs)}
         if len(lengths) > 1 or not 0 < result.lr_min < result.lr_max or min(result.lrs) <= 0:
             raise ValueError("its values do not fit together")
@@ -204,6 +208,6 @@ def load_lr(path: Path) -> RangeTest:
 
 
 def swept_values(recipe: dict) -> dict:
-    """Those values of a recipe, as `as_dict` gives them, that decide a range test; missing ones: their defaults."""
+    """The values of a recipe, given as by `as_dict`, that decide a range test; missing ones have their defaults."""
     defaults = {item.name: item.default for item in fields(Recipe) if item.default is not MISSING}
     return {key: value for key, value in (defaults | recipe).items() if key not in NOT_SWEPT}

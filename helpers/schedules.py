@@ -121,7 +121,7 @@ class PlateauSchedule:
             self.warmup.step()
 
     def after_epoch(self, row: dict) -> str | None:
-        """Steps the scheduler with the row's monitored value; says so if the learning rate fell."""
+        """Step the scheduler with the row's monitored value; return a line for the log if the learning rate fell."""
         if row["epoch"] < self.plateau.warmup_epochs:
             return None
         before = self.optimizer.param_groups[0]["lr"]
@@ -157,7 +157,7 @@ def replay(schedule, optimizer: Optimizer, rows: Sequence[dict], steps_per_epoch
 
 
 def plateau_lrs(plateau: Plateau, values: Sequence[float], steps_per_epoch: int = 1) -> list[float]:
-    """The learning rate of the last step of every epoch, were `values` what is monitored, an epoch each."""
+    """The learning rate of each epoch's last step if the monitored value takes these `values`, one per epoch."""
     optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=plateau.lr)
     schedule = PlateauSchedule(plateau, optimizer, steps_per_epoch)
     rows = [{"epoch": epoch, plateau.monitor: value} for epoch, value in enumerate(values, start=1)]

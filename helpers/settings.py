@@ -21,13 +21,9 @@ INSTALLED = not REQUIREMENTS.exists()  # among other packages: data and runs go 
 REPOSITORY = Path.cwd() if INSTALLED else REQUIREMENTS.parent
 
 
-def data_given() -> str:
-    """COURSE_DATA, or nothing."""
-    return os.environ.get("COURSE_DATA", "")
-
-
 def data_source() -> str:
-    return data_given() or "cifar10"
+    """COURSE_DATA, or cifar10."""
+    return os.environ.get("COURSE_DATA") or "cifar10"
 
 
 def data_folder() -> Path:
@@ -53,10 +49,10 @@ def named_run(run: str, runs: str | None) -> Path:
 
 
 def keep_runs_on_drive() -> Path:
-    """In Colab: mount the user's Google Drive, which asks for permission, and keep run folders there from now on, and
-    downloaded data in `MyDrive/cifar10-data` unless COURSE_DATA_DIR is set.
+    """Mount the user's Google Drive (Colab only, with their permission), and keep run folders there from now on.
 
-    Returns their folder, `MyDrive/cifar10-runs`. Raises CourseError outside Colab, or if the permission is refused.
+    Downloaded data go there, too, into `MyDrive/cifar10-data`, unless COURSE_DATA_DIR is set. Returns the folder of the
+    runs. Raises CourseError outside Colab, or if permission is refused.
     """
     try:
         from google.colab import drive
@@ -86,7 +82,7 @@ def fast() -> bool:
 
 
 def check_recorded(file: Path) -> None:
-    """Raises CourseError if only recorded runs may be used, and the file that a recorded one has is not there."""
+    """Raises CourseError if only recorded runs may be used and this one's file is missing."""
     if switched_on("COURSE_RECORDED") and not file.exists():
         raise CourseError(
             f"{file.parent.name} is not recorded in full: train it and `python -m helpers record` it first, or unset "

@@ -80,7 +80,8 @@ class Training:
         self.recipe, self.device = recipe, device
         self.model = device.place(make_model(recipe, classes))
         self.parallel = distributed.data_parallel(self.model, recipe.sync_batchnorm)
-        self.averaged = copy.deepcopy(self.model) if recipe.ema_decay else None
+        # The network whose figures are reported: with averaged weights if the recipe averages.
+        self.evaluated = copy.deepcopy(self.model) if recipe.ema_decay else self.model
         # Listed once: optimizers and checkpoints change tensors in place.
         self.weights, self.averages = _float_tensors(self.model), _float_tensors(self.evaluated)
         self.optimizer = make_optimizer(recipe, self.model)
@@ -92,11 +93,6 @@ class Training:
         self.log: list[str] = []
         self.sessions: list[dict] = []  # each machine, version and code that trained a part of the run
         self.report: Callable[[str], None] = lambda line: None
-
-    @property
-    def evaluated(self) -> nn.Module:
-        """The network whose figures are reported: the averaged one if the recipe averages."""
-        return self.model if self.averaged is None else self.averaged
 
     def train_epoch(self, loader) -> dict:
         """Train on every batch of the loader once; return the learning rate, loss and accuracy."""
@@ -124,13 +120,13 @@ class Training:
         return {"lr": lr, **figures.totals()}
 
     def average_weights(self) -> None:
-        """Take the exponential moving average of weights and BatchNorm statistics after a step, if the recipe does.
+        """Update the moving average of weights and BatchNorm statistics after a step, if the recipe has one.
 
-        It is short at first, so that it does not hold on to the initial weights: after step k (from 0) the decay
-        is k / (9 + k) until that reaches the recipe's. torch's AveragedModel counts its calls in a tensor, for which a
-        GPU would be waited for in every step.
+        Early averages are short, so that the initial weights are forgotten: after step k (from 0) the decay is
+        k / (9 + k) until that reaches the recipe's. torch's AveragedModel counts its calls in a tensor, so a GPU would
+        be waited for in every step.
         """
-        if self.averaged is not None:
+        if self.recipe.ema_decay:
             step = len(self.steps)
             get_ema_multi_avg_fn(min(self.recipe.ema_decay, step / (9 + step)))(self.averages, self.weights, step)
 

@@ -61,7 +61,7 @@ def plain(text: str) -> str:
 
 
 def label(figure: Figure, title: str, below: str = "", mark: str = "") -> Figure:
-    """Write what is seen above the figure, where it comes from below it, and a red mark on what is no result."""
+    """Put a title above the figure, its origin below it, and a red mark on what is no result."""
     width, height = figure.get_size_inches()
     title = textwrap.fill(title, max(20, int(10 * width - 1.2 * len(mark))))
     figure.suptitle(plain(title), fontsize=11, fontweight="bold", x=0.01, ha="left")
@@ -72,7 +72,7 @@ def label(figure: Figure, title: str, below: str = "", mark: str = "") -> Figure
 
 
 def label_run(figure: Figure, run, title: str) -> Figure:
-    """Write what is seen above a figure of a run, and the run below it."""
+    """Put a title above a figure of a run, and the run below it."""
     return label(figure, title[0].upper() + title[1:], run.caption, run.mark)
 
 
@@ -124,5 +124,6 @@ def _fonts(letters: str) -> list[str]:
     for font in sorted(fonts, key=lambda font: (font.name != "DejaVu Sans", "Sans" not in font.name)):
         with suppress(OSError, RuntimeError):  # a font that FreeType cannot read
             found = missing & font_manager.get_font(font.fname).get_charmap().keys() if missing else set()
-            families, missing = families + [font.name] * bool(found), missing - found
+            families += [font.name] if found else []
+            missing -= found
     return families

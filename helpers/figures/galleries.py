@@ -87,7 +87,8 @@ def plot_gradcam_layers(run: Run, data: Data, model: nn.Module, selection: Selec
     """
     sizes = map_sizes(model)
     if len(sizes) > 6:
-        sizes = {name: size for size, name in {size: name for name, size in sizes.items()}.items()}
+        last = {size: name for name, size in sizes.items()}
+        sizes = {name: size for size, name in last.items()}
     figure, axes = _grid(len(selection), 1, 1 + len(sizes), 1.5, 0.4)
     images, inputs = _images(data.normalised_by(run.recipe), selection)
     names = drawing.class_names(data.classes, NAME)

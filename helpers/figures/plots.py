@@ -75,7 +75,7 @@ def plot_schedule(run: Run) -> Figure:
         falls = np.flatnonzero(lr[1:] < lr[:-1]) + 1
         labels = [(step, "", 4, 6, "left") for step in (peak, *falls)]
         ax.set(yscale="log") if len(falls) else ax.set(ylim=(0, 1.2 * lr[peak]))
-        times = f"reduced {len(falls)} times" if len(falls) > 1 else "reduced once" if len(falls) else "never reduced"
+        times = {0: "never reduced", 1: "reduced once"}.get(len(falls), f"reduced {len(falls)} times")
         title = f"The learning rate {lr[peak]:.3g} was {times}"
     else:
         when = f" at epoch {epoch[peak]:.3g}"

@@ -31,7 +31,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except OSError as error:
         raise CourseError(
             f"{path} could not be written ({error}): free space or make its folder writable, then run the same again; "
-            "or choose another --runs folder."
+            "or choose another folder."
         ) from error
     finally:
         with contextlib.suppress(OSError):  # the folder itself may be gone; the first error says why

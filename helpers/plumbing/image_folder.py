@@ -53,7 +53,7 @@ def folder_source(folder: Path) -> Source:
         parts = {part: _list_classes(folder / part, left_out) for part in ("train", tests[0])}
     except OSError as error:  # no permission, say
         raise _mistake(f"{error.filename} cannot be read ({error}): fix or remove it.") from error
-    notes = [f"{tests[0]}/ serves as the test set"] * (tests[0] != "test")
+    notes = [] if tests[0] == "test" else [f"{tests[0]}/ serves as the test set"]
     notes += [f"{name}/ beside {tests[0]}/ is not read" for name in tests[1:]]
     train, test = parts.values()
     if train.keys() != test.keys():
@@ -111,7 +111,8 @@ def _read_folder(folder: Path, parts: dict[str, dict], notes: list[str], left_ou
             for i, (path, (image, remarks, problem)) in enumerate(zip(paths, decoded, strict=True)):
                 if image is not None:
                     images[i], kept[i] = image, True
-                    remarks = [*remarks, *["nested"] * (path.parents[2] != folder)]
+                    if path.parents[2] != folder:
+                        remarks = [*remarks, "nested"]
                 if problem:
                     damaged.append(f"{path.relative_to(folder)} ({problem})")
                 for remark in remarks:

@@ -42,7 +42,7 @@ class Pictures(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where a data set comes from: what `read` returns stays the same as long as `stamp` does."""
+    """The origin of a data set: `read` returns the same as long as `stamp` is the same."""
 
     name: str
     cache: Path
@@ -72,16 +72,16 @@ def load(source: Source) -> Pictures:
 
 
 def _in_order(pictures: Pictures) -> Pictures:
-    """The pictures in the order of their digests, with a fingerprint, and notes on those that are there again."""
+    """The pictures in the order of their digests, with a fingerprint, and notes on those that occur twice."""
     splits, labelled = [], []
     for images, labels in (pictures.train, pictures.test):
         digests = _digests(images, labels)
         order = np.argsort(digests, kind="stable")
         splits.append((images[order], labels[order]))
         labelled.append(digests[order])
-    unlabelled = [_digests(images, 0 * labels) for images, labels in splits]
-    both = len(np.intersect1d(*unlabelled))
-    again = len(np.unique(np.concatenate(labelled))) - len(np.unique(np.concatenate(unlabelled)))
+    alone = [_digests(images, 0 * labels) for images, labels in splits]  # of the pictures: one label for all
+    both = len(np.intersect1d(*alone))
+    again = len(np.unique(np.concatenate(labelled))) - len(np.unique(np.concatenate(alone)))
     notes = [f"{both:,} pictures are in the training set and in the test set, so its accuracy is too high"] * (both > 0)
     notes += [f"{again:,} pictures are there again under another label"] * (again > 0)
     return Pictures(pictures.classes, *splits, (*pictures.notes, *notes), _total(pictures.classes, labelled))
@@ -142,7 +142,8 @@ def _read_collection(name: str, folder: Path, own_address: str) -> Pictures:
         splits = [kind(str(folder), **part) for part in parts]
     except Exception:  # nothing is there, or it is damaged
         for file, md5 in files:
-            addresses = [*[own_address] * bool(own_address), *(host.format(file) for host in HOSTS[name])]
+            addresses = [own_address] if own_address else []
+            addresses += [host.format(file) for host in HOSTS[name]]
             obtain(folder / below / file, addresses, md5)
         with TemporaryDirectory() as scratch:
             Path(scratch, below).mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,8 @@ def epoch_title(history: list[dict], epochs: int) -> str:
     if not history:
         return title
     seconds = history[-1]["seconds"]
-    return f"{title}, {duration(seconds)} per epoch, {duration(seconds * (epochs - len(history)))} left"
+    each, left = map(tqdm.format_interval, (seconds, seconds * (epochs - len(history))))
+    return f"{title}, {each} per epoch, {left} left"
 
 
 def line_per_epoch() -> Callable[[str], None]:
@@ -64,11 +65,3 @@ def line_per_epoch() -> Callable[[str], None]:
                 print(textwrap.shorten(text, 200, placeholder=" ..."))
 
     return report
-
-
-def duration(seconds: float) -> str:
-    """A time for people: 48 s, 12 min, 3 h 05 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"

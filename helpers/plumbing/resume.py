@@ -30,7 +30,7 @@ PROGRESS = TypeAdapter(Progress)
 
 
 def checked_seed(seed: object) -> int:
-    """The seed as an int, numpy's integers as well. Raises CourseError unless it is one from 0 up to 2**63 - 1."""
+    """The seed as an int. Raises CourseError unless it is a whole number from 0 to 2**63 - 1, numpy's included."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
         raise CourseError(f"seed has to be a whole number from 0 to 2**63 - 1, not {seed!r}.")
     return int(seed)

@@ -124,7 +124,7 @@ class RunFolder:
         return False
 
     def _is_whole(self) -> bool:
-        """Tell whether a finished run's files can be read; if not, the checkpoint can make them again."""
+        """Tell whether all files of a finished run can be read; if not, last.pt can make them again."""
         try:
             read_json(self.path / "summary.json", SUMMARY)
             for name, columns in TABLES.items():
@@ -139,12 +139,8 @@ class RunFolder:
 
     def save(self, state: dict, training) -> None:
         """Write checkpoints and tables after an epoch."""
-        distributed.from_rank_zero(self._save, state, training)
-        self.saved = training.epoch
-
-    def _save(self, state: dict, training) -> None:
-        save_checkpoint(self.path / "last.pt", state | {"config": self.config})
-        self._write_files(training)
+        distributed.from_rank_zero(save_checkpoint, self.path / "last.pt", state | {"config": self.config})
+        self.write_files(training)
 
     def write_files(self, training) -> None:
         """Write what follows from `last.pt`, which is written first: after an interruption the others may be older."""
