@@ -74,6 +74,6 @@ def closed_figures():
 @pytest.fixture
 def course(tmp_path) -> Path:
     """A copy of the course as a user of the template has it, to be changed."""
-    made = ".git", ".venv", ".whl", "__pycache__", ".*_cache", ".ipynb_*"
+    made = ".git", ".venv", "__pycache__", ".*_cache", ".ipynb_*"
     unwanted = shutil.ignore_patterns("data", "runs", "build", "student", *made)
     return Path(shutil.copytree(REPOSITORY, tmp_path / "course", ignore=unwanted))

@@ -91,12 +91,8 @@ def test_augment_ignores_and_leaves_the_global_seeds():
     ("transform", "sentence"),
     [
         (("HorizontalFlop", {}), "albumentations has no transform 'HorizontalFlop'"),
-        (("transforms", {}), "albumentations has no transform 'transforms'"),
         (("HorizontalFlip", {"probability": 0.2}), "HorizontalFlip .*'probability'"),
-        (("CoarseDropout", {"num_holes_range": (1, 1), "fil": "mean"}), "CoarseDropout .*'fil'"),
-        (("CoarseDropout", {"num_holes": 1}), "CoarseDropout .*'num_holes'"),
         (("RandomCrop", {"height": 32}), "RandomCrop .*width"),
-        (("HorizontalFlip", {"p": 2}), "HorizontalFlip .*p Input should be"),
         (("PadIfNeeded", {"border_mode": "BORDER_MIRROR"}), "PadIfNeeded .*border_mode"),
         (("CoarseDropout", {"fill": "median"}), "CoarseDropout .*fill"),
         (("Compose", {}), "Compose .*transforms"),

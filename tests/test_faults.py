@@ -365,6 +365,7 @@ def test_gpu_memory_that_runs_out_is_said_and_is_free_afterwards(images, tmp_pat
     make_model = training.make_model
     for module in (training, lr_finder):
         monkeypatch.setattr(module, "make_model", exhausted)
-    with pytest.raises(CourseError, match=r"CUDA out of memory.*--set batch_size=4 lr=0\.05") as caught:
+    half = f"batch_size=4 lr={get_recipe(RECIPE).schedule.lr / 2:g}"
+    with pytest.raises(CourseError, match=f"CUDA out of memory.*--set {half}") as caught:
         function(changed(with_epochs(get_recipe(RECIPE), 2), SMALL), load_data(str(images)), tmp_path)
     assert caught.value.__context__ is None and held[0]() is None

@@ -240,7 +240,7 @@ def test_checklist_needs_the_gallery_and_fine_maps(trained, tmp_path):
     [
         (["nowhere"], "holds no run"),
         (["RUN", "--count", "101"], "count has to be a whole number from 1 to 100, not 101"),
-        (["RUN", "--data", "nowhere"], "nowhere"),
+        (["RUN", "--data", "nowhere"], "There is no data folder nowhere"),
     ],
 )
 def test_command_refuses_with_one_sentence(trained, arguments, sentence, capsys):

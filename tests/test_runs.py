@@ -1,12 +1,14 @@
 """A run folder, written, damaged and read again: tables, seeds, provenance."""
 
 import json
+import random
 import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from helpers.assignment.checklist import gallery_checklist
 from helpers.plumbing import run_files
@@ -79,7 +81,7 @@ def test_seeds_of_every_size_seed_everything(seed):
     draws = []
     for _ in range(2):
         seed_everything(checked_seed(seed))
-        draws.append(np.random.random())
+        draws.append((np.random.random(), random.random(), torch.rand(1).item()))
     assert draws[0] == draws[1]
 
 

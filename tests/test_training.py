@@ -185,7 +185,7 @@ def test_softmax_before_the_cross_entropy_has_a_floor():
     assert cross_entropy_of_softmax(logits, torch.tensor([3])).item() == pytest.approx(math.log(math.e + 9) - 1)
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
+@pytest.mark.parametrize("epoch", [1, 2])
 def test_interrupted_run_ends_like_an_undisturbed_one(finished, data, tmp_path, epoch):
     run, _ = finished
     sentence = interrupt_at(f"EPOCH: {epoch}", small(), data, tmp_path)
@@ -212,7 +212,7 @@ def test_finished_run_is_loaded_not_trained(finished, data, monkeypatch):
 def test_other_configuration_is_refused_with_the_difference(finished, data):
     run, _ = finished
     before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
-    with pytest.raises(CourseError, match=r"lr_max: 0\.2 there, 0\.25 asked for"):
+    with pytest.raises(CourseError, match=rf"lr_max: {small().schedule.lr_max:g} there, 0\.25 asked for"):
         training.train(small(lr_max=0.25), data, run.folder.parent)
     assert before == {path.name: path.read_bytes() for path in run.folder.iterdir()}
 
