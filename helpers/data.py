@@ -101,7 +101,7 @@ def load_data(source: str = "cifar10", *, limit: int | None = None) -> Data:
     statistics = channel_statistics(train.images)
     data = Data(place.name, pictures.classes, train, test, *statistics, pictures.fingerprint, pictures.notes)
     if data.name in NAMES and not named and data.fingerprint != CIFAR10_FINGERPRINT:
-        note = f"a folder called {data.name}, not checked against the course's {data.name}"
+        note = f"a folder called {data.name}, which is not known to be the course's {data.name}"
         data = replace(data, notes=(note, *data.notes))
     whole = limit is None or limit >= max(len(data.train), len(data.test))
     return data if whole else _limited(data, limit)

@@ -185,7 +185,8 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
         lrs, losses, suggestion, ended = range_test(model, optimizer, loader, device, recipe, steps)
         lr_min, lr_max = read_curve(lrs, losses)
         notes = [*data.notes, *change_notes(recipe, besides=NOT_SWEPT)]
-        notes += [f"{steps} steps instead of {STEPS}"] if steps < STEPS else []
+        notes += [f"{steps} steps instead of {STEPS}"] if steps < STEPS else []  # by which a figure is marked as short
+        notes += [f"{steps} steps"] if steps > STEPS else []
         title = f"LR range test · {recipe.name} · {data.name} · seed {seed}"
         curve = {"lrs": lrs.tolist(), "losses": losses.tolist(), "raw": unsmoothed(losses).tolist()}
         found = {"lr_min": lr_min, "lr_max": lr_max, "steepest": suggestion, "ended": ended}

@@ -118,8 +118,8 @@ def load_run(folder: Path) -> Run:
         ) from error
     except (OSError, ValueError, CourseError) as error:
         raise CourseError(
-            f"The run folder {folder} is damaged ({error}): train it again, which writes its tables anew, or move it "
-            "away to train afresh."
+            f"The run folder {folder} is damaged ({error}): delete its summary.json and train it again, which writes "
+            "its tables anew from last.pt; or move it away to train afresh."
         ) from error
 
 

@@ -94,6 +94,8 @@ def test_hand_ins_of_one_name_are_told_apart_and_a_range_test_may_lie_within(tra
 def test_a_folder_with_a_folder_for_each_student_is_a_class(trained, tmp_path, capsys):
     for student in ("anna", "bela"):  # one copied from the other
         shutil.copytree(trained[0], tmp_path / "class" / student / "run" / trained[0].name)
+    (tmp_path / "class" / "grades.csv").write_text("student\n")  # what else lies there is no hand-in
+    (tmp_path / "class" / "__MACOSX").mkdir()
     assert main(["check", str(tmp_path / "class")]) == 1
     out = capsys.readouterr().out
     assert "tables are those of bela" in out and "tables are those of anna" in out

@@ -108,7 +108,8 @@ def test_standardized_filters_have_mean_0_and_the_papers_variance_over_their_siz
 
 def test_weight_standardization_changes_every_convolution_and_no_parameter():
     torch.manual_seed(0)
-    model, usual = make_model(get_recipe("resnet18_layernorm"), 10), ResNet18(norm="layer")
+    recipe = changed(get_recipe("resnet18_layernorm"), {"weight_standardization": True})
+    model, usual = make_model(recipe, 10), ResNet18(norm="layer")
     kinds = [type(module) for module in model.modules() if isinstance(module, nn.Conv2d)]
     assert kinds == 20 * [StandardizedConv2d]  # stem, two in each of 8 blocks, 3 shortcuts
     usual.load_state_dict(model.state_dict())

@@ -13,6 +13,12 @@ CUSTOM = RECIPES["custom_resnet"]
 EVERY_RECIPE = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 
 
+@EVERY_RECIPE
+def test_recipe_never_chooses_on_the_test_set_unless_published(recipe):
+    decided_by = {recipe.select, getattr(recipe.schedule, "monitor", "last")}
+    assert recipe.published or not any(name.startswith("test_") for name in decided_by)
+
+
 # --- as_dict and from_dict
 
 

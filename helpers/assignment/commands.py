@@ -32,7 +32,9 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         "solved (nothing in it is executed). Status 0: all demands are met; 1: some are not, or something does not "
         "fit; 2: something cannot be graded.",
     )
-    check.add_argument("files", nargs="+", metavar="FILE", help="a hand-in's zip or folder, a run, or its name")
+    check.add_argument(
+        "files", nargs="+", metavar="FILE", help="a hand-in's zip or folder, a folder of several, a run, or its name"
+    )
     check.add_argument("--runs", metavar="DIR", help="where run folders are (default: runs)")
     check.add_argument("--data", metavar="D", help="the images of the runs: measure their accuracy again")
     check.add_argument("--csv", metavar="FILE", help="write a table for a spreadsheet, too")
@@ -49,13 +51,14 @@ def run_hand_in(options: argparse.Namespace) -> None:
 
 def run_check(options: argparse.Namespace) -> int:
     from helpers.assignment.grading import grade
-    from helpers.assignment.hand_in import KNOWN
+    from helpers.assignment.hand_in import KNOWN, skipped
     from helpers.plumbing.files import write_text
 
     paths = [Path(os.path.abspath(settings.named_run(name, options.runs))) for name in options.files]
     paths = [path.parent if path.name in KNOWN else path for path in paths]  # a file named for its run folder
-    if len(paths) == 1 and paths[0].is_dir():
-        children = sorted(path for path in paths[0].iterdir() if not path.name.startswith("."))
+    if len(paths) == 1 and paths[0].is_dir() and _may_be_hand_in(paths[0]):
+        children = sorted(path for path in paths[0].iterdir() if not skipped(path.name))
+        children = [path for path in children if path.is_dir() or path.suffix.lower() in (".zip", ".ipynb")]
         zips = sum(path.suffix.lower() == ".zip" for path in children)
         if zips > 1 or (len(children) > 1 and all(map(_may_be_hand_in, children))):  # a folder of several hand-ins
             paths = children

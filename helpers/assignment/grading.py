@@ -114,7 +114,7 @@ def _grade_student(student: str, paths: list[Path], source: str | None) -> list[
                 for name, right in claimed_exercises(path).items():
                     claims[name] = right or claims.get(name, False)  # an unsolved copy may lie beside it
         except Exception as error:  # strangers' files can fail as anything
-            return [Grade(student, unusable=str(error))]
+            return [Grade(student, unusable=str(error) or repr(error))]
         grades = [_grade_run(Grade(student, folder, exercises=claims), source) for folder in folders]
     if not grades:
         nothing = "no run, only a notebook" if notebooks else "empty: no run and no notebook in it"

@@ -109,7 +109,7 @@ def _files(path: Path, scratch: Path, depth: int = 0) -> Iterator[Path]:
         for child in sorted(path.iterdir()):
             if child.is_symlink():
                 raise CourseError(f"it holds a link, {child.name}: ask for the files themselves")
-            if not _skipped(child.name):
+            if not skipped(child.name):
                 yield from _files(child, scratch, depth + 1)
     elif path.name in KNOWN or path.suffix.lower() == ".ipynb":
         if path.suffix == ".pt" and zipfile.is_zipfile(path):
@@ -140,7 +140,7 @@ def _unpack(path: Path, scratch: Path) -> Path:
                 outside = ".." in parts or any(part.startswith("/") or part[1:2] == ":" for part in parts)
                 if outside or stat.S_ISLNK(member.external_attr >> 16):
                     raise CourseError(f"{path.name} holds a link or a path that leads outside, {member.filename!r:.80}")
-                name = "" if member.is_dir() or any(map(_skipped, parts)) else parts[-1]
+                name = "" if member.is_dir() or any(map(skipped, parts)) else parts[-1]
                 if name in KNOWN or name.lower().endswith((".zip", ".ipynb")):
                     member.filename = "/".join(parts)
                     wanted.append(member)
@@ -151,6 +151,6 @@ def _unpack(path: Path, scratch: Path) -> Path:
     return target
 
 
-def _skipped(name: str) -> bool:
+def skipped(name: str) -> bool:
     """Tell whether macOS, an editor or Jupyter left it."""
     return name.startswith(".") or name == "__MACOSX"
