@@ -54,10 +54,10 @@ def test_titles_are_computed_from_the_run(tmp_path):
     run = make_run(tmp_path)
     titles = [plot(run).get_suptitle() for plot in RUN_PLOTS]
     assert titles == [
-        "87.65 % of the test images are classified correctly after epoch 3 of 24",
+        "87.65 % of the test images are classified correctly after epoch 3 of 24 (ringed)",
         "The learning rate climbs to 1 at epoch 0.333 and ends at 0.1",
         "Cat is lowest, 25.0 % correct",  # 10 of 40 cats
-        "Cat and dog are confused most: 30 and 0 images",
+        "Confused most: cat taken for dog 30 times, the other way 0",
     ]
 
 
@@ -151,7 +151,7 @@ def test_range_test_marks_bounds_and_suggestion_and_the_batches_behind_the_curve
     np.testing.assert_array_equal((dots.get_ydata(), curve.get_ydata()), (raw, losses))
     verticals = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linestyle() == "--"]
     assert verticals == [0.003, 0.2]
-    for part in ("LRMIN\n0.003", "LRMAX\n0.2", "steepest slope 2", "a title · swept · CPU"):
+    for part in ("LRMIN\n0.003", "LRMAX\n0.2", "steepest slope at 2", "a title · swept · CPU"):
         assert part in texts(figure)
     plots.plot_range_test(dataclasses.replace(result, raw=[]))  # an older record
 

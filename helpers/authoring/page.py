@@ -121,7 +121,10 @@ def _minutes(results: Results) -> str:
 
 def _weights(run: Run) -> str:
     rounded, in_run = run.summary["weights"]["test_acc"], run.summary["reported"]["test_acc"]
-    return f"Drawn with its weights in half precision: {rounded:.2f} % with these, {in_run:.2f} % in the run."
+    return (
+        f"Drawn with its weights in half precision: {rounded:.2f} % with these, {in_run:.2f} % in the run. Counts may "
+        "differ by an image or two from those of the confusion matrix."
+    )
 
 
 def _assignment(run: Run, gallery: dict[str, Picture]) -> Parts:

@@ -163,7 +163,9 @@ def _draw_front(test: RangeTest, run: Run, data: Data, rows: int) -> Figure:
     ax, style = find.subplots(), {"fontsize": 12, "fontweight": "bold", "loc": "right"}
     ax.plot(test.lrs, test.losses, color=drawing.ink(drawing.COLOURS["train"]))
     ax.axvspan(test.lr_min, test.lr_max, color=drawing.COLOURS["val"], alpha=0.15, linewidth=0)
-    ax.set(xscale="log", xlabel="learning rate", ylabel="training loss")
+    for bound in (test.lr_min, test.lr_max):  # the shade alone is lost on dark pages
+        ax.axvline(bound, color=drawing.ink(drawing.COLOURS["val"]), linestyle="--", linewidth=1.2)
+    ax.set(xscale="log", xlabel="learning rate", ylabel="training loss (smoothed)")
     ax.set_title(f"LRMIN {test.lr_min:g}, LRMAX {test.lr_max:g}", color=drawing.ink(drawing.COLOURS["val"]), **style)
     ax, accuracy, goal = train.subplots(), run.history["test_acc"], demanded_accuracy(run.recipe)
     ax.plot(run.history["epoch"], accuracy, color=drawing.ink(drawing.COLOURS["test"]))
@@ -189,3 +191,5 @@ def _draw_mistakes(panel: SubFigure, run: Run, data: Data) -> None:
         drawing.show_heat(right, images[k], heat[k], f"predicted\n{data.classes[predicted[k]]}")
         left.title.set_fontsize(10.5)
         right.title.set_fontsize(10.5)
+    below = f"bright: speaks for the predicted class (GradCAM)\n{run.title}"
+    panel.supxlabel(drawing.plain(below), fontsize=8, color=drawing.ink(drawing.GREY), x=0.02, ha="left")

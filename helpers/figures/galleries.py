@@ -112,7 +112,8 @@ def _heat_bar(figure: Figure) -> None:
     """One small colour bar for all heatmaps; a map that is dark all over has nothing that speaks for the class."""
     place = {"location": "bottom", "anchor": (1, 1), "shrink": 0.25, "aspect": 20, "pad": 0.02}
     bar = figure.colorbar(ScalarMappable(cmap="inferno"), ax=figure.axes, **place)
-    bar.set_ticks([0, 1], labels=["0", "most"], fontsize=8)
+    bar.set_ticks([0, 1], labels=["nothing", "most"], fontsize=8)
+    bar.set_label("speaks for the class, map by map", fontsize=8)
 
 
 def plot_confused_pairs(run: Run, data: Data, predictions: Selection, pairs: int = 4) -> Figure:
@@ -134,7 +135,8 @@ def plot_confused_pairs(run: Run, data: Data, predictions: Selection, pairs: int
             drawing.show_image(ax, data.test.images[index], _percent(predictions.confidence[index]))
         text = f"{names[actual]} taken\nfor {names[predicted]}\n{number} image{'s' * (number > 1)}"
         drawing.write_left(row[0], text)
-    return drawing.label_run(figure, run, "The most frequent confusions, and the most confident of these mistakes")
+    title = "The most frequent confusions, and the most confident of these mistakes (confidence)"
+    return drawing.label_run(figure, run, title)
 
 
 def make_gallery(

@@ -52,10 +52,10 @@ def plot_range_test(result: RangeTest) -> Figure:
     if result.steepest is not None:
         loss = losses[np.argmin(np.abs(lrs - result.steepest))]
         ax.plot(result.steepest, loss, "o", color=ink(COLOURS["test"]))
-        text = f"steepest slope {result.steepest:.2g}\n(torch-lr-finder)"
+        text = f"steepest slope at {result.steepest:.2g}\n(torch-lr-finder)"
         free = {"facecolor": ax.get_facecolor(), "edgecolor": "none", "pad": 1}  # no curve strikes it through
         write(ax, text, (result.steepest, loss), 8, 8, fontsize=8, color=ink(COLOURS["test"]), bbox=free)
-    title = f"The first fall of the loss: from learning rate {result.lr_min:g} to {result.lr_max:g}"
+    title = f"Most of the first fall of the loss lies between learning rates {result.lr_min:g} and {result.lr_max:g}"
     below = f"{result.title} · {result.ended} · {result.provenance}"
     short = any(" steps instead of " in note for note in result.notes)
     return label(figure, title, below, demo_mark(result.settings["data"].get("name", ""), result.notes, short))
@@ -68,15 +68,13 @@ def plot_schedule(run: Run) -> Figure:
     epoch, peak, colour = (run.steps["step"] + 1) / run.steps_per_epoch, int(np.argmax(lr)), ink(COLOURS["lr"])
     figure, ax = plt.subplots(figsize=(8, 3.4))
     ax.plot(epoch, lr, color=colour)
-    ax.set(xlabel="epoch", xlim=(0, run.recipe.epochs))
-    ax.set_ylabel("learning rate", color=colour)
-    ax.margins(y=0.15)
+    ax.set(xlabel="epoch", ylabel="learning rate", xlim=(0, run.recipe.epochs), ymargin=0.15)
     if isinstance(run.recipe.schedule, Plateau):
         falls = np.flatnonzero(lr[1:] < lr[:-1]) + 1
         labels = [(step, "", 4, 6, "left") for step in (peak, *falls)]
-        ax.set(yscale="log") if len(falls) else ax.set(ylim=(0, 1.2 * lr[peak]))
+        ax.set(yscale="log", ylim=(lr[peak:].min() / 2, None)) if len(falls) else ax.set(ylim=(0, 1.2 * lr[peak]))
         times = {0: "never reduced", 1: "reduced once"}.get(len(falls), f"reduced {len(falls)} times")
-        title = f"The learning rate {lr[peak]:.3g} was {times}"
+        title = f"{'After a warm-up the' if peak else 'The'} learning rate {lr[peak]:.3g} was {times}"
     else:
         when = f" at epoch {epoch[peak]:.3g}"
         labels = [(0, "", 3, -12, "left"), (peak, when, 0, 5, "center"), (-1, "", 0, -12, "right")]
@@ -101,11 +99,12 @@ def plot_curves(run: Run) -> Figure:
     epochs = run.history["epoch"]
     splits = [name for name in NAMES if np.isfinite(run.history[f"{name}_loss"]).any()]
     # Losses meet at the bottom, accuracies at the top: from there their labels are moved apart.
-    kinds = (("loss", "loss", "{:.3f}", 1), ("acc", "accuracy (%)", "{:.2f} %", -1))
+    kinds = (("loss", run.recipe.loss.replace("_", " "), "{:.3f}", 1), ("acc", "accuracy (%)", "{:.2f} %", -1))
     for ax, (quantity, unit, form, away) in zip(axes, kinds, strict=True):
         last = {split: run.history[f"{split}_{quantity}"][-1] for split in splits}
-        for split in splits:
-            ax.plot(epochs, run.history[f"{split}_{quantity}"], color=ink(COLOURS[split]), marker="o", markersize=3)
+        for split in reversed(splits):  # validation last and dashed: it may lie on the test curve
+            style = "+--" if split == "val" else "o-"
+            ax.plot(epochs, run.history[f"{split}_{quantity}"], style, color=ink(COLOURS[split]), markersize=3)
         for epoch in epochs[run.reduced]:
             ax.axvline(epoch - 0.5, color=GREY, linestyle=":", linewidth=1)
         ax.set(xlabel="epoch (dotted: learning rate reduced)" if len(run.reduced) else "epoch", ylabel=unit)
@@ -116,15 +115,15 @@ def plot_curves(run: Run) -> Figure:
             text = f"{NAMES[split]} {form.format(last[split])}"
             write(ax, text, (1.01, away * place), xycoords="axes fraction", va="center", color=ink(COLOURS[split]))
     last = run.summary["reported"] if run.summary else {"test_acc": run.history["test_acc"][-1], "epoch": len(epochs)}
+    axes[1].plot(last["epoch"], last["test_acc"], "o", markersize=9, fillstyle="none", color=ink(COLOURS["test"]))
     title = "{test_acc:.2f} % of the test images are classified correctly after epoch {epoch} of ".format(**last)
-    return label_run(figure, run, f"{title}{run.recipe.epochs}")
+    return label_run(figure, run, f"{title}{run.recipe.epochs} (ringed)")
 
 
 def plot_comparison(runs: Sequence[Run]) -> Figure:
     """Training and validation accuracy of several runs (up to six) at each epoch; dots mark lower learning rates.
 
-    Runs without validation images show the test accuracy in its place. Of long runs the first eighth, where accuracies
-    are still far apart, may lie below the picture.
+    Runs without validation images show test accuracy. The axis leaves out the first eighth, which lies far below.
     """
     if not 1 <= len(runs) <= len(RUN_COLOURS):
         raise CourseError(f"From 1 to {len(RUN_COLOURS)} runs can be compared in a figure, not {len(runs)}.")
@@ -175,10 +174,10 @@ def plot_class_accuracy(run: Run) -> Figure:
     ax.errorbar(accuracy[order], range(len(order)), xerr=error[order], fmt="o", color=ink(COLOURS["test"]))
     labels = [f"{names[k]}  {accuracy[k]:.1f}" for k in order]
     ax.set_yticks(range(len(order)), labels, fontsize=10 if len(names) <= MOST_CLASSES else 8)
-    ax.set(xlabel="test accuracy (%), with one standard error", ylim=(-0.7, len(order) - 0.3))
+    ax.set(xlabel="test accuracy (%) ± one standard error", ylim=(-0.7, len(order) - 0.3))
     overall, grey = 100 * confusion.trace() / confusion.sum(), ink(GREY)
     ax.axvline(overall, color=grey, linestyle="--", linewidth=1)
-    write(ax, f"all {overall:.2f}", (overall, 1), 0, 4, xycoords=ax.get_xaxis_transform(), ha="center", color=grey)
+    write(ax, f"all {overall:.2f} %", (overall, 1), 0, 4, xycoords=ax.get_xaxis_transform(), ha="center", color=grey)
     behind = accuracy - accuracy[order[-1]] - 2 * np.hypot(error, error[order[-1]])  # two errors of a difference
     lowest, *close = [k for k in order[::-1] if behind[k] <= 0]
     rest = "; too close to rank: " * bool(close) + ", ".join(names[k] for k in close[:2]) + ", …" * (len(close) > 2)
@@ -191,19 +190,20 @@ def plot_confusion_matrix(run: Run) -> Figure:
     right, size = np.eye(len(names), dtype=bool), min(22, max(6, _row(names) * len(names) + 2))
     wrong = np.where(right, 0, confusion)
     figure, ax = plt.subplots(figsize=(size + 1.4, size))
-    page, grey = plt.rcParams["axes.facecolor"], "#B0B0B0" if plt.rcParams["text.color"] == "black" else "#555555"
+    page, text = plt.rcParams["axes.facecolor"], plt.rcParams["text.color"]
+    grey, orange = ("#B0B0B0", "#E8743B") if text == "black" else ("#555555", "#C25200")  # the text at 4.5:1 on both
     few = len(names) <= MOST_CLASSES
     cells = {"annot": confusion if few else None, "fmt": "d", "linewidths": 0.5 if few else 0, "linecolor": page}
-    cells |= {"square": True, "ax": ax, "xticklabels": names, "yticklabels": names}
+    cells |= {"square": True, "ax": ax, "xticklabels": names, "yticklabels": names, "annot_kws": {"color": text}}
     bar = {"label": "misclassified images", "shrink": 0.6, "ticks": MaxNLocator(integer=True)}
-    scale = LinearSegmentedColormap.from_list("mistakes", [page, "#E8743B"])
+    scale = LinearSegmentedColormap.from_list("mistakes", [page, orange])
     sns.heatmap(wrong, mask=right, cmap=scale, vmin=0, vmax=max(1, wrong.max()), cbar_kws=bar, **cells)
     sns.heatmap(confusion, mask=~right, cmap=[grey], cbar=False, **cells)
     ax.tick_params(labelsize=10 if few else 8, grid_alpha=0)
     ax.tick_params(axis="y", labelrotation=0)
     ax.set(xlabel="predicted class", ylabel="actual class")
     a, b = np.unravel_index((wrong + wrong.T).argmax(), wrong.shape)  # in both directions: one may lead by chance
-    title = f"{names[a]} and {names[b]} are confused most: {wrong[a, b]:,} and {wrong[b, a]:,} images"
+    title = f"Confused most: {names[a]} taken for {names[b]} {wrong[a, b]:,} times, the other way {wrong[b, a]:,}"
     return label_run(figure, run, title if wrong.any() else "Every test image is classified correctly")
 
 
