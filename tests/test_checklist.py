@@ -10,7 +10,6 @@ from torch import nn
 from helpers.assignment.checklist import ASSIGNMENTS, CUSTOM_RESNET, checklist
 from helpers.data import CIFAR10_FINGERPRINT
 from helpers.models import make_model
-from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import save_checkpoint
 from helpers.plumbing.run_files import configuration
 from helpers.recipes import RECIPES, as_dict, changed, with_epochs
@@ -80,10 +79,6 @@ def test_the_peak_of_a_schedule_that_is_stepped_once_an_epoch_is_that_epoch(tmp_
     assert failing(run) == []
 
 
-def without(name):
-    return dataclasses.replace(CUSTOM, augmentation=tuple(t for t in CUSTOM.augmentation if t[0] != name))
-
-
 def with_values(recipe, transform, **values):
     pipeline = ((name, arguments | (values if name == transform else {})) for name, arguments in recipe.augmentation)
     return dataclasses.replace(recipe, augmentation=tuple(pipeline))
@@ -95,9 +90,6 @@ def with_values(recipe, transform, **values):
         ({"recipe": changed(CUSTOM, {"loss": "cross_entropy_of_softmax"})}, "Softmax once"),
         ({"recipe": changed(CUSTOM, {"width": 32})}, "PrepLayer 64"),
         ({"recipe": changed(CUSTOM, {"fc_bias": False})}, "6,573,130 parameters"),
-        ({"recipe": without("PadIfNeeded")}, "RandomCrop 32"),
-        ({"recipe": without("HorizontalFlip")}, "RandomCrop 32"),
-        ({"recipe": with_values(CUSTOM, "CoarseDropout", p=0.5)}, "RandomCrop 32"),
         ({"recipe": with_values(CUSTOM, "CoarseDropout", hole_height_range=(16, 16))}, "RandomCrop 32"),
         ({"recipe": changed(CUSTOM, {"batch_size": 256})}, "Batch size 512"),
         ({"recipe": with_epochs(CUSTOM, 48)}, "24 epochs"),
@@ -178,32 +170,19 @@ def test_evidence_names_the_norms_and_standardized_filters(tmp_path, recipe, exp
 @pytest.mark.parametrize(
     ("broken", "demand"),
     [
-        ({"recipe": changed(PLATEAU["layer"], {"width": 32})}, "ResNet18 for 32x32"),
-        ({"recipe": changed(PLATEAU["layer"], {"width": 32})}, "11,173,962 parameters"),
         ({"recipe": with_values(PLATEAU["layer"], "Rotate", limit=(-15, 15))}, "RandomCrop 32"),
-        ({"recipe": dataclasses.replace(PLATEAU["layer"], augmentation=())}, "RandomCrop 32"),
-        ({"recipe": with_values(PLATEAU["batch"], "Rotate", limit=0)}, "Albumentations"),
         ({"recipe": with_values(PLATEAU["batch"], "HueSaturationValue", **NO_SHIFT)}, "Albumentations"),
-        ({"recipe": dataclasses.replace(PLATEAU["batch"], augmentation=())}, "Albumentations"),
         ({"recipe": with_values(PLATEAU["batch"], "Rotate", p=0.0)}, "Albumentations"),
-        ({"recipe": with_values(PLATEAU["batch"], "CoarseDropout", p=0.0)}, "Albumentations"),
         ({"recipe": with_values(PLATEAU["layer"], "RandomCrop", p=0.9)}, "RandomCrop 32"),
-        ({"recipe": with_values(PLATEAU["layer"], "PadIfNeeded", p=0.9)}, "RandomCrop 32"),
         ({"recipe": dataclasses.replace(PLATEAU["layer"], augmentation=CROP_FIRST)}, "RandomCrop 32"),
         ({"recipe": dataclasses.replace(PLATEAU["layer"], augmentation=HOLE_TWICE)}, "RandomCrop 32"),
-        ({"recipe": changed(PLATEAU["layer"], {"epochs": 41})}, "40 epochs"),
-        ({"recipe": changed(PLATEAU["batch"], {"epochs": 40})}, "50 epochs"),
-        ({"recipe": changed(PLATEAU["layer"], {"loss": "cross_entropy_of_softmax"})}, "Softmax once"),
         ({"curve": lambda lr: np.full_like(lr, lr.max())}, "ReduceLROnPlateau"),
         ({"recipe": dataclasses.replace(PLATEAU["layer"], schedule=CUSTOM.schedule)}, "ReduceLROnPlateau"),
         ({"recipe": changed(PLATEAU["layer"], {"monitor": "test_acc"})}, "The test set"),
-        ({"recipe": changed(PLATEAU["layer"], {"select": "test_acc"})}, "The test set"),
         ({"saved": 0}, "Best model saved"),
         ({"saved": 39}, "Best model saved"),
         ({"recipe": changed(PLATEAU["layer"], {"select": "last"})}, "Best model saved"),
         ({"accuracy": 84.4}, "At least 84.50 %"),
-        ({"recipe": PLATEAU["batch"], "accuracy": 91.7}, "At least 91.77 %"),
-        ({"data": CIFAR10 | {"fingerprint": "of other images"}}, "At least 84.50 %"),
     ],
 )
 def test_each_plateau_demand_fails_for_a_run_that_breaks_it(tmp_path, broken, demand):
@@ -211,23 +190,13 @@ def test_each_plateau_demand_fails_for_a_run_that_breaks_it(tmp_path, broken, de
     assert any(text.startswith(demand) for text in failing(run))
 
 
-def test_unfinished_run_is_refused(tmp_path):
-    with pytest.raises(CourseError, match="is not finished"):
-        checklist(dataclasses.replace(make_run(tmp_path / "run"), summary=None))
-
-
 @pytest.mark.parametrize(
-    ("hole", "met"), [({"size": 8}, True), ({"size": 8, "holes": 2}, False), ({"size": 16}, False)]
+    ("hole", "pad", "met"),
+    [({"size": 8}, 4, True), ({"size": 8, "holes": 2}, 4, False), ({"size": 16}, 4, False), ({"size": 8}, 2, False)],
 )
-def test_the_courses_own_cutout_is_a_cutout_too(tmp_path, hole, met):
-    pipeline = (*CUSTOM.augmentation[:-1], ("CutOut", hole | {"fill": "mean", "p": 1.0}))
-    run = make_run(tmp_path / "run", dataclasses.replace(CUSTOM, augmentation=pipeline))
-    assert ("RandomCrop 32 after padding 4, flip left-right, CutOut 8x8" not in failing(run)) == met
-
-
-@pytest.mark.parametrize(("padding", "met"), [(4, True), (2, False)])
-def test_padding_by_its_sides_is_padding_too(tmp_path, padding, met):
-    pipeline = (("Pad", {"padding": padding, "border_mode": "BORDER_REFLECT_101"}), *CUSTOM.augmentation[1:])
+def test_the_courses_own_cutout_and_padding_by_its_sides_count_too(tmp_path, hole, pad, met):
+    pad = ("Pad", {"padding": pad, "border_mode": "BORDER_REFLECT_101"})
+    pipeline = (pad, *CUSTOM.augmentation[1:-1], ("CutOut", hole | {"fill": "mean", "p": 1.0}))
     run = make_run(tmp_path / "run", dataclasses.replace(CUSTOM, augmentation=pipeline))
     assert ("RandomCrop 32 after padding 4, flip left-right, CutOut 8x8" not in failing(run)) == met
 

@@ -10,8 +10,6 @@ from helpers.plumbing.errors import CourseError
 from helpers.recipes import get_recipe
 from helpers.settings import REPOSITORY
 
-CUSTOM = get_recipe("custom_resnet")
-
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
@@ -23,22 +21,10 @@ def images(tmp_path_factory):
     [
         (["custom_resnt"], "There is no recipe 'custom_resnt'; did you mean custom_resnet"),
         (["custom_resnet", "--data", "nowhere"], "There is no data folder nowhere"),
-        (["custom_resnet", "--epochs", "0"], "epochs has to be a whole number of 1 or more, not 0"),
-        (["custom_resnet", "--limit", "0"], "limit has to be 1 or more, not 0"),
         (["custom_resnet", "--data", "synthetic", "--seed", "-1"], "seed has to be a whole number from 0 to"),
-        (["custom_resnet", "--data", "synthetic", "--seed", str(2**63)], "seed has to be a whole number from 0 to"),
         (["custom_resnet", "--set", "lr_max=1e400"], "lr_max should be a finite number, not inf"),
         (["custom_resnet", "--set", "lr_mx=0.5"], "no value 'lr_mx'; did you mean lr_max"),
-        (["custom_resnet", "--set", "lr_max"], "--set takes name=value"),
         (["custom_resnet", "--set", "lr_max={{}}"], "lr_max should be a valid number, not '{{}}'"),
-        (
-            ["custom_resnet", "--set", "optimizer=Adm"],
-            "optimizer should be 'SGD', 'Adam', 'AdamW' or 'RMSprop', not 'Adm'",
-        ),
-        (
-            ["custom_resnet", "--data", "IMAGES"],
-            f"batch_size={CUSTOM.batch_size} is larger than the training set (12 images)",
-        ),
         (["custom_resnet", "--data", "IMAGES", "--set", "batch_size=4", "--runs", "FILE"], "cannot be made"),
     ],
 )
@@ -90,10 +76,7 @@ def test_settings_come_from_the_environment(tmp_path):
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        (
-            r'(name="custom_resnet", epochs=)\d+',
-            "The recipe custom_resnet cannot be trained: epochs should be greater than",
-        ),
+        (r'(name="custom_resnet", epochs=)\d+', "The recipe custom_resnet cannot be trained: epochs should be"),
         (r"(OneCycle\(lr_max=)[\d.]+", "lr_max should be greater than 0, not 0 (OneCycle)."),
     ],
 )

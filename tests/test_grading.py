@@ -179,12 +179,6 @@ def of_folder(folder, under=""):
     return {f"{under}{folder.name}/{file.name}": file.read_bytes() for file in folder.iterdir() if file.is_file()}
 
 
-def link(name):
-    info = zipfile.ZipInfo(name)
-    info.external_attr = (stat.S_IFLNK | 0o777) << 16
-    return info
-
-
 def take_recipe(folder):
     other = {"recipe": as_dict(changed(RECIPES["published_s8_onecycle_sgd"], {"width": 8}))}
     config = json.loads((folder / "config.json").read_text())
@@ -288,7 +282,9 @@ def test_a_class_of_thirty(trained, pictures_of_colours, tmp_path, capsys, monke
     zipped(room / "t08 outside.zip", {"../../escaped/config.json": "{}"})
     zipped(room / "t08 windows.zip", {"..\\..\\escaped\\config.json": "{}"})
     zipped(room / "t08 absolute.zip", {str(tmp_path / "escaped" / "config.json"): "{}"})
-    zipped(room / "t09 link.zip", {link("run/best.pt"): "/etc/passwd"})
+    link = zipfile.ZipInfo("run/best.pt")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    zipped(room / "t09 link.zip", {link: "/etc/passwd"})
     outside = ("t08 outside", "t08 windows", "t08 absolute", "t09 link")
     verdicts |= dict.fromkeys(outside, "holds a link or a path that leads outside")
     (room / "t09 links").mkdir()

@@ -55,11 +55,9 @@ def test_grey_of_every_type_becomes_the_same_ramp(tmp_path, form, bits, sample_f
     ("values", "bits", "sample_format", "said"),
     [
         (RAMP.astype("<f4") * 255, 32, 3, "from 0 to 255, not from 0 to 1"),
-        (RAMP.astype("<f4") - 0.5, 32, 3, "from -0.5 to 0.5, not"),
         (np.where(RAMP > 0.5, np.nan, RAMP).astype("<f4"), 32, 3, "from nan to nan, not"),
         ((RAMP * 200 - 100).astype("i1"), 8, 2, "signed, from -100 to 100"),
         ((RAMP * 4000 - 1000).astype("<i2"), 16, 2, "signed, from -1000 to 3000"),
-        ((RAMP * 70000).astype("<i4"), 32, 2, "signed, from 0 to 70000"),
     ],
 )
 def test_other_numbers_are_refused_with_the_range_that_was_found(tmp_path, values, bits, sample_format, said):
@@ -206,15 +204,10 @@ def test_damaged_images_are_named_at_once(image_folder):
     assert message.count("(no image of a known kind)") == 10 and ", …;" in message
 
 
-def half_png(path):
-    save(path)
-    path.write_bytes(path.read_bytes()[:1500])
-
-
 @pytest.mark.parametrize(
     "break_it",
     [
-        half_png,
+        lambda path: (save(path), path.write_bytes(path.read_bytes()[:1500])),
         lambda path: path.write_text("<html>404</html>"),
         lambda path: path.symlink_to("nowhere.png"),
         lambda path: os.mkfifo(path),
@@ -244,11 +237,6 @@ def test_missing_part_empty_class_and_class_of_one_part_are_named(image_folder, 
     assert f"{image_folder / part / 'empty'} holds no image" in refused(image_folder)
     shutil.rmtree(image_folder / part)
     assert f"{image_folder} has no {part}/ folder" in refused(image_folder)
-
-
-def test_different_names_on_both_sides_are_named(image_folder):
-    (image_folder / "test" / "dog").rename(image_folder / "test" / "Dog")
-    assert "(only in train/: dog; only in test/: Dog)" in refused(image_folder)
 
 
 @pytest.mark.parametrize("count", [0, 1])

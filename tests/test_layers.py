@@ -4,8 +4,6 @@ import ast
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
-
 from helpers.settings import REPOSITORY
 
 PACKAGE = REPOSITORY / "helpers"
@@ -35,22 +33,12 @@ def layer(module: str) -> str:
     return parts[1] if len(parts) > 2 else "course"
 
 
-@pytest.mark.parametrize("module", [name for name in IMPORTS if layer(name) == "plumbing"])
-def test_plumbing_imports_nothing_of_the_course_but_recipes(module):
-    assert {name for name in IMPORTS[module] if layer(name) != "plumbing"} <= {"helpers.recipes"}
-
-
-@pytest.mark.parametrize("name", PURE)
-def test_networks_and_measures_import_recipes_and_plumbing_only(name):
-    others = {other for other in IMPORTS[f"helpers.{name}"] if layer(other) != "plumbing"}
-    assert others <= {"helpers.recipes"}
-
-
-def test_the_course_imports_nothing_that_stands_on_it():
+def test_nothing_imports_what_stands_on_it():
+    assert {f"helpers.{name}" for name in PURE} <= IMPORTS.keys()
     for module, names in IMPORTS.items():
-        if layer(module) == "course" and module not in COMMANDS:
-            assert {layer(name) for name in names} <= {"course", "plumbing"}, module
-        if layer(module) in ("figures", "assignment"):
+        if layer(module) == "plumbing" or module.removeprefix("helpers.") in PURE:
+            assert {name for name in names if layer(name) != "plumbing"} <= {"helpers.recipes"}, module
+        elif layer(module) in ("course", "figures", "assignment") and module not in COMMANDS:
             assert {layer(name) for name in names} <= {"course", "plumbing", layer(module)}, module
 
 

@@ -7,7 +7,7 @@ from helpers import recipes
 from helpers.cli import parse_assignments
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.run_files import differences
-from helpers.recipes import RECIPES, Recipe, as_dict, changed, from_dict, get_recipe, with_epochs
+from helpers.recipes import RECIPES, as_dict, changed, from_dict, get_recipe, with_epochs
 
 CUSTOM = RECIPES["custom_resnet"]
 EVERY_RECIPE = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -22,25 +22,10 @@ def test_recipe_never_chooses_on_the_test_set_unless_published(recipe):
 # --- as_dict and from_dict
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda r: r,
-        lambda r: get_recipe(r.name, fast=True),
-        lambda r: with_epochs(r, 7),
-        lambda r: changed(r, {"weight_decay": 1, "ema_decay": 0.5}),
-    ],
-)
 @EVERY_RECIPE
-def test_from_dict_undoes_as_dict_and_json(recipe, change):
-    assert from_dict(json.loads(json.dumps(as_dict(change(recipe))))) == change(recipe)
-
-
-@EVERY_RECIPE
-def test_as_dict_is_flat_and_complete(recipe):
-    values = as_dict(recipe)
-    flat = {f.name for f in dataclasses.fields(Recipe)} - {"schedule", "about"}
-    assert values.keys() == flat | {f.name for f in dataclasses.fields(recipe.schedule)}
+def test_from_dict_undoes_as_dict_and_json(recipe):
+    for same in (recipe, get_recipe(recipe.name, fast=True), changed(recipe, {"weight_decay": 1, "ema_decay": 0.5})):
+        assert from_dict(json.loads(json.dumps(as_dict(same)))) == same
 
 
 @pytest.mark.parametrize(
@@ -76,15 +61,6 @@ def test_changed_replaces_one_value_and_nothing_else(key, value):
 def test_changed_takes_several_values_at_once_where_one_alone_would_be_wrong():
     new = changed(CUSTOM, {"epochs": 4, "peak_epoch": 1})
     assert (new.epochs, new.schedule.peak_epoch) == (4, 1)
-    with pytest.raises(CourseError, match="peak_epoch"):
-        changed(CUSTOM, {"epochs": 4})
-
-
-def test_hopelessly_unknown_value_lists_them_all():
-    with pytest.raises(CourseError) as error:
-        changed(CUSTOM, {"zzz": 1})
-    for key in ("batch_size", "lr_max", "logit_scale"):
-        assert key in str(error.value)
 
 
 @pytest.mark.parametrize("key", ["name", "schedule", "about"])
@@ -94,17 +70,9 @@ def test_structure_of_a_recipe_cannot_be_assigned(key):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "key", "value"),
-    [("custom_resnet", "norm", "layer"), ("custom_resnet", "dropout", 0.5), ("resnet18_layernorm", "logit_scale", 0.5)],
-)
-def test_value_of_another_network_is_refused(recipe, key, value):
-    with pytest.raises(CourseError, match=f"does not read {key}={value}"):
-        changed(recipes.get_recipe(recipe), {key: value})
-
-
-@pytest.mark.parametrize(
     ("assignments", "sentence"),
     [
+        ({"dropout": 0.5}, "custom_resnet does not read dropout=0.5"),
         ({"epochs": 2.5}, "epochs should be a valid integer, not 2.5"),
         ({"epochs": 0}, "epochs should be greater than or equal to 1, not 0"),
         ({"lr_max": "high"}, "lr_max should be a valid number, not 'high'"),
@@ -126,21 +94,10 @@ def test_recipe_that_cannot_be_trained_is_refused_by_name(assignments, sentence)
 # --- parse_assignments
 
 
-@pytest.mark.parametrize(
-    ("text", "key", "value"),
-    [
-        ("lr_max=0.2", "lr_max", 0.2),
-        ("epochs=10", "epochs", 10),
-        ("nesterov=False", "nesterov", False),
-        ("lr_end=None", "lr_end", None),
-        ("loss=cross_entropy", "loss", "cross_entropy"),
-        ("loss=1+", "loss", "1+"),
-    ],
-)
-def test_assignment_is_a_literal_or_else_a_word(text, key, value):
-    parsed = parse_assignments([text])
-    assert parsed == {key: value}
-    assert type(parsed[key]) is type(value)
+def test_assignment_is_a_literal_or_else_a_word():
+    parsed = parse_assignments(["lr_max=0.2", "epochs=10", "nesterov=False", "lr_end=None", "loss=1+"])
+    assert parsed == {"lr_max": 0.2, "epochs": 10, "nesterov": False, "lr_end": None, "loss": "1+"}
+    assert type(parsed["epochs"]) is int and parsed["nesterov"] is False
 
 
 def test_assignments_are_not_executed(tmp_path):

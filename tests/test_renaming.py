@@ -1,6 +1,5 @@
 """A user of the template puts the name of the own repository everywhere, or nowhere."""
 
-import json
 import re
 import subprocess
 import sys
@@ -36,11 +35,6 @@ def test_command_changes_every_address_and_nothing_else(course):
     assert {"README.md", "helpers/__init__.py"} <= changed
     for path in course.glob("notebooks/*.ipynb"):
         assert str(path.relative_to(course)) in done.stdout
-        cells = json.loads(path.read_text())["cells"]
-        badge = f"https://colab.research.google.com/github/{new.decode()}/blob/main/notebooks/{path.name}"
-        assert badge in cells[0]["source"][0]
-        setup = next(cell["source"] for cell in cells if cell["cell_type"] == "code")
-        assert f'course = "{new.decode()}"\n' in setup
 
     address = f"https://github.com/{new.decode()}.git"
     again = helpers("rename", address, cwd=course)

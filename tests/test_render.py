@@ -15,17 +15,20 @@ def notebook(path, *sources):
     return path
 
 
-def test_rendering_executes_with_the_recorded_runs_and_keeps_only_what_readers_want(tmp_path):
+def test_rendering_executes_with_the_recorded_runs_and_keeps_only_what_readers_want(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")  # as `python -m helpers` sets it: pictures are kept all the same
     (tmp_path / "results" / "a-run").mkdir(parents=True)
     path = notebook(
         tmp_path / "n.ipynb",
         "import os, sys\nfrom pathlib import Path\nprint(os.environ['COURSE_DATA'], os.environ['COURSE_RECORDED'])\n"
         "print('noise', file=sys.stderr)\nprint(*(p.name for p in Path(os.environ['COURSE_RUNS']).iterdir()))",
+        "import matplotlib.pyplot as plt\nplt.plot([1, 2]);",
     )
     render(path, "synthetic", root=tmp_path)
-    (cell,) = nbformat.read(path, as_version=4).cells
-    assert cell.execution_count == 1
+    cell, drawn = nbformat.read(path, as_version=4).cells
+    assert (cell.execution_count, drawn.execution_count) == (1, 2)
     assert [(output.name, output.text) for output in cell.outputs] == [("stdout", "synthetic 1\na-run\n")]
+    assert [kind for output in drawn.outputs for kind in output.data if "image/" in kind] == ["image/png"]
 
 
 def test_a_notebook_that_stops_stays_as_it_was(tmp_path):
@@ -35,15 +38,6 @@ def test_a_notebook_that_stops_stays_as_it_was(tmp_path):
     with pytest.raises(CourseError, match=r"n\.ipynb stopped: ZeroDivisionError"):
         render(path, "synthetic", root=tmp_path)
     assert path.read_bytes() == before
-
-
-def test_pictures_are_kept_though_commands_draw_into_files_only(tmp_path, monkeypatch):
-    monkeypatch.setenv("MPLBACKEND", "agg")  # as `python -m helpers` sets it
-    (tmp_path / "results").mkdir()
-    path = notebook(tmp_path / "n.ipynb", "import matplotlib.pyplot as plt\nplt.plot([1, 2]);")
-    render(path, "synthetic", root=tmp_path)
-    (cell,) = nbformat.read(path, as_version=4).cells
-    assert [kind for output in cell.outputs for kind in output.data if "image/" in kind] == ["image/png"]
 
 
 @pytest.mark.parametrize("content", [None, "no JSON", "{}", "[]", '{"cells": 1, "nbformat": 4, "nbformat_minor": 5}'])

@@ -7,7 +7,7 @@ from torch import nn
 
 from helpers.plumbing.errors import CourseError
 from helpers.recipes import RECIPES, OneCycle, Plateau
-from helpers.schedules import make_optimizer, make_schedule, momentum_of, one_cycle, plateau_lrs, triangular
+from helpers.schedules import make_optimizer, make_schedule, momentum_of, one_cycle, plateau_lrs, replay, triangular
 
 
 def optimizer_for(name="SGD", lr=0.1):
@@ -98,47 +98,29 @@ def test_plateau_reduces_after_the_patience_is_exceeded(monitor, values, expecte
 
 
 def test_warm_up_rises_linearly_to_the_learning_rate_and_stays():
-    schedule, optimizer = plateau_for(steps_per_epoch=4, warmup_epochs=1.5)
-    lrs = []
-    for _ in range(10):
-        lrs.append(optimizer.param_groups[0]["lr"])
-        schedule.after_batch()
-    np.testing.assert_allclose(lrs, np.minimum(np.arange(1, 11) / 6, 1))
+    rows = [{"epoch": epoch, "test_acc": 50 + epoch} for epoch in (1, 2, 3)]
+    lrs, _ = replay(*plateau_for(steps_per_epoch=4, warmup_epochs=1.5), rows, 4)
+    np.testing.assert_allclose(lrs, np.minimum(np.arange(1, 13) / 6, 1))
 
 
 def test_bad_epochs_of_the_warm_up_do_not_count():
-    schedule, _ = plateau_for(warmup_epochs=4, patience=0)
-    for epoch, value in ((1, 50), (2, 40), (3, 30)):
-        schedule.after_batch()
-        assert schedule.after_epoch({"epoch": epoch, "test_acc": value}) is None
-    assert schedule.after_epoch({"epoch": 4, "test_acc": 20}) is None  # the first that counts, so the best so far
-    assert schedule.after_epoch({"epoch": 5, "test_acc": 10}) is not None
+    plateau = Plateau(lr=1.0, monitor="val_acc", factor=0.1, patience=0, warmup_epochs=4)
+    lrs = plateau_lrs(plateau, [50, 40, 30, 20, 10, 5])  # the fourth is the first that counts, so the best so far
+    assert lrs == pytest.approx([0.25, 0.5, 0.75, 1, 1, 0.1])
 
 
 def test_schedule_state_survives_a_restart():
-    values = [50, 60, 59, 60, 58, 57, 56, 55]
-    lrs = []
-    for restart in (False, True):
-        schedule, optimizer = plateau_for(steps_per_epoch=2, warmup_epochs=2)
-        lrs.append([])
-        for epoch, value in enumerate(values, start=1):
-            for _ in range(2):
-                lrs[-1].append(optimizer.param_groups[0]["lr"])
-                schedule.after_batch()
-            schedule.after_epoch({"epoch": epoch, "test_acc": value})
-            if restart:
-                state, lr = schedule.state_dict(), optimizer.state_dict()
-                schedule, optimizer = plateau_for(steps_per_epoch=2, warmup_epochs=2)
-                optimizer.load_state_dict(lr)
-                schedule.load_state_dict(state)
-    assert lrs[0] == lrs[1]
-
-
-def test_learning_rates_of_a_course_by_hand():
-    """Two warm-up epochs of four steps each; the third epoch without improvement ends with a reduction."""
-    plateau = Plateau(lr=1.0, monitor="val_acc", factor=0.1, patience=2, warmup_epochs=2)
-    lrs = plateau_lrs(plateau, [50, 60, 59, 60, 58, 61], steps_per_epoch=4)
-    assert lrs == pytest.approx([0.5, 1, 1, 1, 1, 0.1])
+    schedule, optimizer = plateau_for(steps_per_epoch=2, warmup_epochs=2)
+    other, restarted = plateau_for(steps_per_epoch=2, warmup_epochs=2)
+    for epoch, value in enumerate([50, 60, 59, 60, 58, 57, 56, 55], start=1):
+        row = {"epoch": epoch, "test_acc": value}
+        lrs, momenta = replay(schedule, optimizer, [row], 2)
+        assert replay(other, restarted, [row], 2) == [lrs, momenta]
+        state, kept = other.state_dict(), restarted.state_dict()
+        other, restarted = plateau_for(steps_per_epoch=2, warmup_epochs=2)
+        restarted.load_state_dict(kept)
+        other.load_state_dict(state)
+    assert lrs == pytest.approx([0.1, 0.1])
 
 
 def test_an_improvement_below_the_threshold_is_none():

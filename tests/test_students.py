@@ -50,13 +50,10 @@ def test_copies_are_the_notebooks_without_solutions_and_outputs(tmp_path):
             assert not set(solution.split("\n")[1:-1]) & set(text(mine).split("\n"))
 
 
-@pytest.mark.parametrize("as_text", [False, True])
-def test_solutions_of_every_form_go(tmp_path, as_text):
+def test_solutions_of_every_form_go(tmp_path):
     source = "if 1:\n    a = ...\n    # SOLUTION\n    a = 1\n    # END\n#SOLUTION: a 2nd\na = 2\n# END of it\ncheck(a)"
     reasons = "Why?\n\n<!-- SOLUTION -->\nBecause.\n<!-- END -->"
     cells = [("code", source), ("markdown", reasons), ("raw", "# a word")]
-    if not as_text:
-        cells = [(kind, lines.splitlines(keepends=True)) for kind, lines in cells]
     [path] = make_student_copies(tmp_path / "out", write_notebook(tmp_path / "in", *cells))
     code, markdown, raw = json.loads(path.read_text())["cells"]
     assert text(code) == "if 1:\n    a = ...\ncheck(a)" and code["outputs"] == [] and code["execution_count"] is None
@@ -70,13 +67,8 @@ def test_solutions_of_every_form_go(tmp_path, as_text):
         ("code", "a = 1\n# END", "'# END' looks like a mark"),
         ("code", "# SOLUTION\na = 1\nb = ...\n# SOLUTION\nb = 2\n# END", "'# SOLUTION' looks like a mark"),
         ("code", "# Begin Solution\na = 1\n# End Solution", "'# Begin Solution' looks like a mark"),
-        ("code", "### BEGIN SOLUTION\na = 1\n### END SOLUTION", "'### BEGIN SOLUTION' looks like a mark"),
-        ("code", "x = 1  # SOLUTION", "'x = 1  # SOLUTION' looks like a mark"),
-        ("code", "# SOLUTIONS\nx = 1", "'# SOLUTIONS' looks like a mark"),
-        ("code", "<!-- solution -->\nx\n<!-- end -->", "'<!-- solution -->' looks like a mark"),
         ("markdown", "## Solution\nBecause.", "'## Solution' looks like a mark"),
         ("markdown", "Why? <!-- SOLUTION -->So.<!-- END -->", "'Why? <!-- SOLUTION -->So.<!-- END -->' looks"),
-        ("raw", "# SOLUTION\nBecause.", "'# SOLUTION' looks like a mark"),
     ],
 )
 def test_what_looks_like_a_mark_and_is_none_is_named_and_nothing_written(tmp_path, kind, source, problem):
@@ -157,7 +149,6 @@ def test_the_edition_trains_and_hands_in(tmp_path):
     [
         (["--repo", "anna"], "cannot be a repository on GitHub"),
         (["--out", "."], "holds the course with its solutions"),
-        (["--out", ".."], "holds the course with its solutions"),
         (["--out", "notebooks"], "holds the notebooks with their solutions"),
         (["--out", "requirements.txt"], "cannot be made"),
     ],
