@@ -98,15 +98,17 @@ def parse_assignments(texts: list[str]) -> dict[str, object]:
 
 
 def _prepare(options: argparse.Namespace) -> tuple:
-    """Return recipe, data and folder of the runs of both commands. The recipe is checked before data is read."""
+    """Return recipe, data and folder of the runs of both commands. Recipe and seed are checked before data is read."""
     recipe = recipes.get_recipe(options.recipe, fast=options.fast)
     if getattr(options, "epochs", None) is not None:
         recipe = recipes.with_epochs(recipe, options.epochs)
     recipe = recipes.changed(recipe, parse_assignments(options.set))
-    runs = Path(options.runs).expanduser() if options.runs else settings.runs_folder(options.fast)
+    runs = settings.without_tilde(options.runs) if options.runs else settings.runs_folder(options.fast)
 
     from helpers.data import load_data
+    from helpers.plumbing.resume import checked_seed
 
+    checked_seed(options.seed)
     limit = recipes.FAST_LIMIT if options.fast and options.limit is None else options.limit
     data = load_data(options.data, limit=limit)
     images = len(data.train) - recipe.validation_images

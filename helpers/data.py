@@ -95,7 +95,7 @@ def load_data(source: str = "cifar10", *, limit: int | None = None) -> Data:
         raise CourseError(f"limit has to be 1 or more, not {limit}.")
     source = str(source)
     named = source.lower() in NAMES
-    place = _named_source(source.lower()) if named else _folder_source(Path(source).expanduser())
+    place = _named_source(source.lower()) if named else _folder_source(settings.without_tilde(source))
     pictures = image_sources.load(place)
     train, test = Split(*pictures.train), Split(*pictures.test)
     statistics = channel_statistics(train.images)

@@ -46,7 +46,7 @@ from helpers.plumbing.resume import checked_seed, random_states, restore_random_
 from helpers.plumbing.run_files import change_notes, configuration, folder_name, refuse_other
 from helpers.plumbing.run_folder import locked
 from helpers.recipes import Recipe
-from helpers.runs import NOT_SWEPT, RangeTest, load_lr, swept_values
+from helpers.runs import NOT_SWEPT, STEPS, RangeTest, load_lr, swept_values
 from helpers.schedules import make_optimizer
 
 with warnings.catch_warnings():
@@ -55,7 +55,7 @@ with warnings.catch_warnings():
 
 START_LR = {"SGD": 1e-4, **dict.fromkeys(("Adam", "AdamW", "RMSprop"), 1e-6)}  # the range that is swept
 END_LR = {"SGD": 10.0, **dict.fromkeys(("Adam", "AdamW", "RMSprop"), 1.0)}
-STEPS, FAST_STEPS = 100, 40
+FAST_STEPS = 40
 SMOOTHING = 0.2  # weight of the newest loss in the running mean
 POINT_IMAGES = 256  # behind a point of the curve, but for smaller last batches
 SWEEP_IMAGES = 12_800  # behind all of it
@@ -185,8 +185,7 @@ def find_lr(recipe: Recipe, data: Data, folder: Path, *, seed: int = 0, steps: i
         lrs, losses, suggestion, ended = range_test(model, optimizer, loader, device, recipe, steps)
         lr_min, lr_max = read_curve(lrs, losses)
         notes = [*data.notes, *change_notes(recipe, besides=NOT_SWEPT)]
-        notes += [f"{steps} steps instead of {STEPS}"] if steps < STEPS else []  # by which a figure is marked as short
-        notes += [f"{steps} steps"] if steps > STEPS else []
+        notes += [f"{steps} steps instead of {STEPS}"] if steps != STEPS else []
         title = f"LR range test · {recipe.name} · {data.name} · seed {seed}"
         curve = {"lrs": lrs.tolist(), "losses": losses.tolist(), "raw": unsmoothed(losses).tolist()}
         found = {"lr_min": lr_min, "lr_max": lr_max, "steepest": suggestion, "ended": ended}

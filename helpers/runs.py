@@ -152,6 +152,7 @@ def load_model(run: Run) -> nn.Module:
     return model.eval()
 
 
+STEPS = 100  # points of a whole range test
 # What a range test does not depend on: the schedule, whose bounds it is there to find, and what comes after training.
 NOT_SWEPT = {
     *("epochs", "ema_decay", "flip_averaging", "select", "sync_batchnorm", "about"),

@@ -28,7 +28,7 @@ def data_source() -> str:
 
 def data_folder() -> Path:
     """COURSE_DATA_DIR, or `data/`."""
-    return REPOSITORY / Path(os.environ.get("COURSE_DATA_DIR") or "data").expanduser()
+    return REPOSITORY / without_tilde(os.environ.get("COURSE_DATA_DIR") or "data")
 
 
 def cifar10_url() -> str:
@@ -39,13 +39,18 @@ def cifar10_url() -> str:
 def runs_folder(fast_mode: bool | None = None) -> Path:
     """COURSE_RUNS as it is, or else `runs/`, in fast mode `runs/fast/`, so that fast and full runs do not meet."""
     default = "runs/fast" if (fast() if fast_mode is None else fast_mode) else "runs"
-    return REPOSITORY / Path(os.environ.get("COURSE_RUNS") or default).expanduser()  # an absolute path stays
+    return REPOSITORY / without_tilde(os.environ.get("COURSE_RUNS") or default)  # an absolute path stays
 
 
 def named_run(run: str, runs: str | None) -> Path:
     """The folder that RUN names on the command line: a path, or a name among the runs."""
-    path = Path(run).expanduser()
-    return path if path.exists() else (Path(runs).expanduser() if runs else runs_folder()) / run
+    path = without_tilde(run)
+    return path if path.exists() else (without_tilde(runs) if runs else runs_folder()) / run
+
+
+def without_tilde(path: str) -> Path:
+    """The path with `~` spelt out. As in a shell, `~name` stays as it is if nobody is called so."""
+    return Path(os.path.expanduser(path))
 
 
 def keep_runs_on_drive() -> Path:

@@ -20,8 +20,8 @@ def images(tmp_path_factory):
     ("arguments", "sentence"),
     [
         (["custom_resnt"], "There is no recipe 'custom_resnt'; did you mean custom_resnet"),
-        (["custom_resnet", "--data", "nowhere"], "There is no data folder nowhere"),
-        (["custom_resnet", "--data", "synthetic", "--seed", "-1"], "seed has to be a whole number from 0 to"),
+        (["custom_resnet", "--data", "~nobody-is-called-so/x"], "There is no data folder ~nobody-is-called-so/x"),
+        (["custom_resnet", "--data", "nowhere", "--seed", "-1"], "seed has to be a whole number from 0 to"),
         (["custom_resnet", "--set", "lr_max=1e400"], "lr_max should be a finite number, not inf"),
         (["custom_resnet", "--set", "lr_mx=0.5"], "no value 'lr_mx'; did you mean lr_max"),
         (["custom_resnet", "--set", "lr_max={{}}"], "lr_max should be a valid number, not '{{}}'"),

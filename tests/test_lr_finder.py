@@ -221,7 +221,7 @@ def test_a_changed_recipe_and_fewer_steps_are_told(data, linear_models, tmp_path
         lr_finder.find_lr(recipe, data, tmp_path, steps=2.5)
     found = lr_finder.find_lr(recipe, data, tmp_path, steps=20)
     assert found.notes == [f"changed: batch_size=120 (recipe: {usual.batch_size})", "20 steps instead of 100"]
-    assert lr_finder.find_lr(recipe, data, tmp_path / "longer", steps=101).notes[1:] == ["101 steps"]
+    assert lr_finder.find_lr(recipe, data, tmp_path / "longer", steps=101).notes[1:] == ["101 steps instead of 100"]
 
 
 def test_load_lr_names_the_damaged_or_missing_file(tmp_path):

@@ -131,7 +131,7 @@ def test_only_a_plateau_that_was_reduced_is_drawn_on_a_logarithmic_scale(tmp_pat
 
 
 def test_range_test_marks_bounds_and_suggestion_and_the_batches_behind_the_curve():
-    lrs, settings = np.geomspace(1e-4, 10, 20), {"data": {"name": "cifar10"}}
+    lrs, settings = np.geomspace(1e-4, 10, 20), {"data": {"name": "cifar10"}, "steps": 101}
     losses, raw = 2 - lrs / 10, 2 - lrs / 9
     result = RangeTest("a title", [], list(lrs), list(losses), 0.003, 0.2, 2.0, "swept", settings, "CPU", list(raw))
     figure = plots.plot_range_test(result)
@@ -141,7 +141,9 @@ def test_range_test_marks_bounds_and_suggestion_and_the_batches_behind_the_curve
     assert verticals == [0.003, 0.2]
     for part in ("LRMIN\n0.003", "LRMAX\n0.2", "steepest slope at 2", "a title · swept · CPU"):
         assert part in texts(figure)
-    plots.plot_range_test(dataclasses.replace(result, raw=[]))  # an older record
+    assert "DEMO" not in texts(figure)
+    result = dataclasses.replace(result, raw=[], settings=settings | {"steps": 20})  # as older records have it
+    assert "DEMO · short" in texts(plots.plot_range_test(result))
 
 
 def test_augmentation_figure_starts_with_the_original():

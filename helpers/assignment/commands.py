@@ -44,8 +44,8 @@ def run_hand_in(options: argparse.Namespace) -> None:
     from helpers.assignment.hand_in import pack
 
     folder = Path(os.path.abspath(settings.named_run(options.run, options.runs)))
-    out = Path(options.out or f"{folder.name}.zip").expanduser()
-    pack(folder, out, Path(options.notebook).expanduser() if options.notebook else None)
+    out = settings.without_tilde(options.out or f"{folder.name}.zip")
+    pack(folder, out, settings.without_tilde(options.notebook) if options.notebook else None)
     print(f"Written: {out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -66,7 +66,7 @@ def run_check(options: argparse.Namespace) -> int:
     runs = [path for path in paths if path not in range_tests]  # these are looked at with their runs
     if not runs:
         raise CourseError(f"{paths[0]} is a range test: name the folder of the run beside it.")
-    table = Path(options.csv).expanduser() if options.csv else None
+    table = settings.without_tilde(options.csv) if options.csv else None
     if table and (table.suffix.lower() != ".csv" or table.is_dir() or not table.absolute().parent.is_dir()):
         raise CourseError(f"--csv has to name a file that ends in .csv, in a folder that is there, not {table}.")
     grades = grade(_by_student(runs), options.data)

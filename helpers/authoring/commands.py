@@ -1,7 +1,6 @@
 """The commands for authors of the course: benchmark, results, notebooks, renaming."""
 
 import argparse
-from pathlib import Path
 
 from helpers import GITHUB, settings
 from helpers.plumbing.errors import CourseError
@@ -42,7 +41,7 @@ def run_bench(options: argparse.Namespace) -> None:
     from helpers.authoring.bench import measure, table
     from helpers.plumbing.files import make_folder, write_text
 
-    path = Path(options.out).expanduser()
+    path = settings.without_tilde(options.out)
     if path.is_dir():  # "" is the current folder
         raise CourseError(f"--out has to name a file, and {path} is a folder.")
     make_folder(path.parent)  # before minutes are spent
@@ -74,21 +73,21 @@ def run_record(options: argparse.Namespace) -> None:
 
     data = load_data(options.data) if options.weights else None
     for run in options.runs:
-        print(f"Recorded: {record(Path(run).expanduser(), data)}")
+        print(f"Recorded: {record(settings.without_tilde(run), data)}")
 
 
 def run_reproduce(options: argparse.Namespace) -> None:
     from helpers.authoring.reproduce import reproduce
     from helpers.data import load_data
 
-    reproduce(load_data(options.data), Path(options.runs).expanduser() if options.runs else settings.runs_folder())
+    reproduce(load_data(options.data), settings.without_tilde(options.runs) if options.runs else settings.runs_folder())
 
 
 def run_render(options: argparse.Namespace) -> None:
     from helpers.authoring.render import render
 
     for notebook in options.notebooks:
-        render(Path(notebook).expanduser(), options.data)
+        render(settings.without_tilde(notebook), options.data)
         print(f"Rendered: {notebook}")
 
 
@@ -102,7 +101,7 @@ def run_rename(options: argparse.Namespace) -> None:
 def run_students(options: argparse.Namespace) -> None:
     from helpers.authoring.students import make_edition
 
-    make_edition(Path(options.out).expanduser(), options.repo)
+    make_edition(settings.without_tilde(options.out), options.repo)
     print(f"Written: {options.out}. Its badges and first cells lead to {options.repo}, on GitHub: push it there.")
 
 

@@ -29,7 +29,7 @@ from helpers.figures.drawing import (
 )
 from helpers.plumbing.errors import CourseError
 from helpers.recipes import Plateau, Recipe
-from helpers.runs import RangeTest, Run
+from helpers.runs import STEPS, RangeTest, Run
 
 MOST_CLASSES = 30  # whose counts a confusion matrix has room for
 
@@ -57,8 +57,8 @@ def plot_range_test(result: RangeTest) -> Figure:
         write(ax, text, (result.steepest, loss), 8, 8, fontsize=8, color=ink(COLOURS["test"]), bbox=free)
     title = f"Most of the first fall of the loss lies between learning rates {result.lr_min:g} and {result.lr_max:g}"
     below = f"{result.title} · {result.ended} · {result.provenance}"
-    short = any(" steps instead of " in note for note in result.notes)
-    return label(figure, title, below, demo_mark(result.settings["data"].get("name", ""), result.notes, short))
+    data, steps = result.settings["data"], result.settings["steps"]
+    return label(figure, title, below, demo_mark(data.get("name", ""), result.notes, steps < STEPS))
 
 
 def plot_schedule(run: Run) -> Figure:
