@@ -27,6 +27,8 @@ Channels = tuple[float, float, float]
 Transform = tuple[str, dict[str, Annotated[Any, BeforeValidator(_as_tuples)]]]
 
 
+@model_validator(mode="wrap")
+@classmethod
 def _in_a_sentence(cls, values, handler):
     """Turn pydantic's complaint about a new object of the class into a CourseError."""
     try:
@@ -51,7 +53,7 @@ class OneCycle:
     momentum_max: Share | None = None  # momentum at lr_min
 
     lr_start = property(lambda self: self.lr_min)
-    _checked = model_validator(mode="wrap")(classmethod(_in_a_sentence))
+    _checked = _in_a_sentence
 
     def stretched(self, factor: float) -> "OneCycle":
         return replace(self, peak_epoch=round(self.peak_epoch * factor, 12))
@@ -86,7 +88,7 @@ class Plateau:
 
     lr_start = property(lambda self: self.lr)
     mode = property(lambda self: "max" if self.monitor.endswith("_acc") else "min")
-    _checked = model_validator(mode="wrap")(classmethod(_in_a_sentence))
+    _checked = _in_a_sentence
 
     def stretched(self, factor: float) -> "Plateau":
         return replace(self, warmup_epochs=round(self.warmup_epochs * factor, 12))
@@ -112,7 +114,7 @@ class About:
     claimed: float | None = None  # what others claim and no log proves
     source: str = ""  # repository of a published recipe
     differs: tuple[str, ...] = ()  # of a published recipe: what could not be repeated exactly
-    _checked = model_validator(mode="wrap")(classmethod(_in_a_sentence))
+    _checked = _in_a_sentence
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -185,8 +187,6 @@ UNREAD = {  # a change of these would change nothing
     "resnet18": ("fc_bias", "logit_scale"),
     "custom_resnet": ("norm", "weight_standardization", "zero_init_residual", *DROPOUTS),
 }
-
-
 _PAD_CROP = (
     ("PadIfNeeded", {"min_height": 40, "min_width": 40, "border_mode": "BORDER_REFLECT_101"}),
     ("RandomCrop", {"height": 32, "width": 32}),
