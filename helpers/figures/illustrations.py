@@ -205,10 +205,11 @@ def plot_softmax_twice() -> Figure:
     return label(figure, f"Two softmaxes: flat where the network is wrong, and never below {losses.min():.3f}")
 
 
-def plot_lr_contest(points: Sequence[tuple[float, float]], error: float) -> Figure:
+def plot_lr_contest(points: Sequence[tuple[float, float]], error: float, below: str = "") -> Figure:
     """Validation accuracy (%) against LRMAX: a dot per training, (LRMAX, accuracy), and each LRMAX's mean.
 
     The bars reach one standard error of a training, `error`, to either side; under two of a difference, none is better.
+    `below` says where the trainings come from.
     """
     lrs, colour = sorted({lr for lr, _ in points}), ink(COLOURS["val"])
     groups = [[accuracy for other, accuracy in points if other == lr] for lr in lrs]
@@ -222,4 +223,4 @@ def plot_lr_contest(points: Sequence[tuple[float, float]], error: float) -> Figu
     behind = (means.max() - means) / np.hypot(errors, errors[means.argmax()])  # in standard errors of the difference
     leaders = [f"{lr:g}" for lr in np.array(lrs)[behind <= 2]]
     chance = ", too close to rank" if len(leaders) > 1 else f": {means.max():.2f} % of the held-out images"
-    return label(figure, f"LRMAX {' and '.join(leaders)} trained best{chance}")
+    return label(figure, f"LRMAX {' and '.join(leaders)} trained best{chance}", below)
