@@ -106,7 +106,7 @@ def _prepare(options: argparse.Namespace) -> tuple:
     runs = settings.without_tilde(options.runs) if options.runs else settings.runs_folder(options.fast)
 
     from helpers.data import load_data
-    from helpers.plumbing.resume import checked_seed
+    from helpers.plumbing.run_files import checked_seed
 
     checked_seed(options.seed)
     limit = recipes.FAST_LIMIT if options.fast and options.limit is None else options.limit

@@ -42,8 +42,8 @@ from helpers.plumbing.devices import Device, explain_failures, keep_freed_memory
 from helpers.plumbing.errors import CourseError
 from helpers.plumbing.files import write_text
 from helpers.plumbing.progress import progress_bar
-from helpers.plumbing.resume import checked_seed, random_states, restore_random_states, seed_everything
-from helpers.plumbing.run_files import change_notes, configuration, folder_name, refuse_other
+from helpers.plumbing.resume import random_states, restore_random_states, seed_everything
+from helpers.plumbing.run_files import change_notes, checked_seed, configuration, folder_name, refuse_other
 from helpers.plumbing.run_folder import locked
 from helpers.recipes import Recipe
 from helpers.runs import NOT_SWEPT, STEPS, RangeTest, load_lr, swept_values

@@ -21,8 +21,8 @@ from helpers.plumbing.distributed import from_rank_zero
 from helpers.plumbing.errors import CourseError, Stopped
 from helpers.plumbing.files import load_weights
 from helpers.plumbing.progress import epoch_title, progress_bar
-from helpers.plumbing.resume import checked_seed, load_training, save_training, seed_everything
-from helpers.plumbing.run_files import configuration, describe_session, folder_name
+from helpers.plumbing.resume import load_training, save_training, seed_everything
+from helpers.plumbing.run_files import checked_seed, configuration, describe_session, folder_name
 from helpers.plumbing.run_folder import RunFolder
 from helpers.plumbing.tensorboard_log import open_log
 from helpers.recipes import Recipe

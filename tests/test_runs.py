@@ -13,8 +13,8 @@ import torch
 from helpers.assignment.checklist import gallery_checklist
 from helpers.plumbing import run_files
 from helpers.plumbing.errors import CourseError
-from helpers.plumbing.resume import checked_seed, seed_everything
-from helpers.plumbing.run_files import STEP_COLUMNS, from_csv, to_csv
+from helpers.plumbing.resume import seed_everything
+from helpers.plumbing.run_files import STEP_COLUMNS, checked_seed, from_csv, to_csv
 from helpers.runs import load_run
 from helpers.settings import REPOSITORY
 

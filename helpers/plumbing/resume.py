@@ -29,13 +29,6 @@ class Progress(TypedDict):
 PROGRESS = TypeAdapter(Progress)
 
 
-def checked_seed(seed: object) -> int:
-    """The seed as an int. Raises CourseError unless it is a whole number from 0 to 2**63 - 1, numpy's included."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-        raise CourseError(f"seed has to be a whole number from 0 to 2**63 - 1, not {seed!r}.")
-    return int(seed)
-
-
 def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # all that it takes

@@ -108,6 +108,13 @@ def read_json(path: Path, kind: TypeAdapter) -> dict:
         raise ValueError(in_words(error)) from error
 
 
+def checked_seed(seed: object) -> int:
+    """The seed as an int. Raises CourseError unless it is a whole number from 0 to 2**63 - 1, numpy's included."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+        raise CourseError(f"seed has to be a whole number from 0 to 2**63 - 1, not {seed!r}.")
+    return int(seed)
+
+
 def folder_name(recipe: Recipe, data, seed: int) -> str:
     return f"{recipe.name}-{data.name}-seed{seed}"
 
